@@ -1,0 +1,77 @@
+package lease
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/ether"
+)
+
+// VTEP is where a node ends the VXLAN: the addresses by which the other nodes
+// reach it, and the Ethernet address of its VXLAN device.
+type VTEP struct {
+	// Underlay holds at most one address of a family.
+	Underlay []netip.Addr `json:"underlay"`
+	MAC      ether.Addr   `json:"mac"`
+}
+
+// UnderlayOf returns the underlay address of a family, or the zero Addr.
+func (v *VTEP) UnderlayOf(f Family) netip.Addr {
+	for _, a := range v.Underlay {
+		if FamilyOf(a) == f {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// Equal says whether two VTEPs are alike.
+func (v *VTEP) Equal(other *VTEP) bool {
+	return v.MAC == other.MAC && slices.Equal(v.Underlay, other.Underlay)
+}
+
+// Lease is a node's claim on one block of a network.
+type Lease struct {
+	Network string       `json:"network"`
+	Block   netip.Prefix `json:"block"`
+	Node    string       `json:"node"`
+	VTEP    VTEP         `json:"vtep"`
+	// Expires is when the claim ends unless it is renewed; zero: never.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Expired says whether the lease has ended at the given time.
+func (l *Lease) Expired(now time.Time) bool {
+	return !l.Expires.IsZero() && !now.Before(l.Expires)
+}
+
+// Family of the lease's block.
+func (l *Lease) Family() Family { return FamilyOf(l.Block.Addr()) }
+
+// Key returns the lease's key in a store. It follows from the block, which is
+// what makes a second claim of the block impossible.
+func (l *Lease) Key() string {
+	return leasePrefix(l.Network) + strings.Replace(l.Block.String(), "/", "-", 1)
+}
+
+func leasePrefix(network string) string { return "leases/" + network + "/" }
+
+// decodeLease reads a lease as it is stored, and checks that it stands under
+// its own key: a lease copied by hand to another key would lend a block twice.
+func decodeLease(key string, value []byte) (Lease, error) {
+	var l Lease
+	if err := json.Unmarshal(value, &l); err != nil {
+		return Lease{}, fmt.Errorf("decode lease %s: %w", key, err)
+	}
+	if !l.Block.IsValid() || l.Key() != key {
+		return Lease{}, fmt.Errorf("decode lease %s: it is about block %s of network %q", key, l.Block, l.Network)
+	}
+	if !l.VTEP.MAC.IsValid() || len(l.VTEP.Underlay) == 0 {
+		return Lease{}, fmt.Errorf("decode lease %s: VTEP %s at %v is incomplete", key, l.VTEP.MAC, l.VTEP.Underlay)
+	}
+	return l, nil
+}
