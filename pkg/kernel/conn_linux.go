@@ -1,0 +1,233 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNamespace: a network namespace can't be opened or is none.
+var ErrNamespace = errors.New("no network namespace")
+
+// Conn is a connection to the kernel of one network namespace. It isn't safe
+// for concurrent use.
+type Conn struct {
+	namespace *os.File // nil: the namespace of the process
+	socket    *nl.NetlinkSocket
+	seq       uint32
+}
+
+// timeout bounds how long the kernel may take for one answer. Requests wait
+// for the machine-wide rtnl lock, which removing many links holds for long.
+var timeout = unix.Timeval{Sec: 60}
+
+// Open connects to the kernel of the process's own network namespace.
+func Open() (*Conn, error) { return open(nil) }
+
+// OpenNamespace connects to the kernel of the network namespace at a path,
+// such as CNI_NETNS. The error wraps ErrNamespace when there is none.
+func OpenNamespace(path string) (*Conn, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: open %s: %w", ErrNamespace, path, err)
+	}
+	if err := isNamespace(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	c, err := open(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return c, nil
+}
+
+// isNamespace says whether a file is a network namespace; setns(2) would
+// answer EINVAL to anything else, from which nobody learns what is wrong.
+func isNamespace(f *os.File) error {
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return fmt.Errorf("%w: %s is not a network namespace", ErrNamespace, f.Name())
+	}
+	return nil
+}
+
+func open(namespace *os.File) (*Conn, error) {
+	handle := netns.None()
+	if namespace != nil {
+		handle = netns.NsHandle(namespace.Fd())
+	}
+	socket, err := nl.GetNetlinkSocketAt(handle, netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	c := &Conn{namespace: namespace, socket: socket}
+	if err := c.configure(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Conn) configure() error {
+	s := c.socket
+	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
+		return fmt.Errorf("set netlink timeouts: %w", err)
+	}
+	// Kernels before 4.12 and 4.20 know neither; all that is lost is the
+	// text of errors, and that dumps are filtered by the kernel.
+	_ = s.SetExtAck(true)
+	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+	return nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() error {
+	c.socket.Close()
+	if c.namespace == nil {
+		return nil
+	}
+	return c.namespace.Close()
+}
+
+// IsOwn says whether the connection's namespace is that of the process.
+func (c *Conn) IsOwn() (bool, error) {
+	if c.namespace == nil {
+		return true, nil
+	}
+	own, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return false, fmt.Errorf("find own network namespace: %w", err)
+	}
+	there, err := c.namespace.Stat()
+	if err != nil {
+		return false, fmt.Errorf("find network namespace %s: %w", c.namespace.Name(), err)
+	}
+	return os.SameFile(own, there), nil
+}
+
+// Fd is the file descriptor of the namespace, for links that have one end
+// there; -1 for the process's own.
+func (c *Conn) Fd() int {
+	if c.namespace == nil {
+		return -1
+	}
+	return int(c.namespace.Fd())
+}
+
+// do runs fn on a thread that is in the connection's namespace.
+func (c *Conn) do(fn func() error) error {
+	if c.namespace == nil {
+		return fn()
+	}
+	runtime.LockOSThread()
+	own, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer own.Close()
+	if err := netns.Set(netns.NsHandle(c.namespace.Fd())); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", c.namespace.Name(), err)
+	}
+	err = fn()
+	if back := netns.Set(own); back != nil {
+		// The thread stays locked, so that the runtime ends it with its
+		// goroutine instead of running others in a foreign namespace.
+		return errors.Join(err, fmt.Errorf("return to own network namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// request makes a netlink request.
+func (c *Conn) request(kind, flags int) *nl.NetlinkRequest {
+	return nl.NewNetlinkRequest(kind, flags)
+}
+
+// nextSeq numbers a request.
+func (c *Conn) nextSeq() uint32 {
+	c.seq++
+	return c.seq
+}
+
+// send writes encoded requests to the socket.
+func (c *Conn) send(out []byte) error {
+	if err := unix.Sendto(c.socket.GetFd(), out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send netlink request: %w", err)
+	}
+	return nil
+}
+
+// errInterrupted: the kernel's tables changed during a dump.
+var errInterrupted = errors.New("dump was interrupted by changes")
+
+// dumpAttempts bounds how often an interrupted dump is repeated.
+const dumpAttempts = 10
+
+// dump sends a request and calls fn for each object of the answer. A dump that
+// was interrupted by changes starts over: reset is called before each attempt.
+func (c *Conn) dump(req *nl.NetlinkRequest, answer uint16, reset func(), fn func(message []byte) error) error {
+	var err error
+	for range dumpAttempts {
+		reset()
+		if err = c.query(req, answer, fn); !errors.Is(err, errInterrupted) {
+			return err
+		}
+	}
+	return err
+}
+
+// query sends one request and calls fn for each object of the answer.
+func (c *Conn) query(req *nl.NetlinkRequest, kind uint16, fn func(message []byte) error) error {
+	req.Seq = c.nextSeq()
+	if err := c.send(req.Serialize()); err != nil {
+		return err
+	}
+	interrupted := false
+	var failed error
+	for {
+		messages, _, err := c.socket.Receive()
+		if err != nil {
+			return fmt.Errorf("receive netlink answer: %w", err)
+		}
+		for _, m := range messages {
+			if m.Header.Seq != req.Seq {
+				continue // an answer to a request given up earlier
+			}
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			switch m.Header.Type {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+				if err := answer(m); err != nil {
+					return err
+				}
+				if interrupted {
+					return errInterrupted
+				}
+				return failed
+			case kind:
+				if failed == nil {
+					failed = fn(m.Data)
+				}
+			}
+			if m.Header.Flags&unix.NLM_F_MULTI == 0 {
+				return failed
+			}
+		}
+	}
+}
+
+// Exists says whether the process's namespace has an interface of a name.
+func Exists(name string) bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	request, err := unix.NewIfreq(name)
+	return err == nil && unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request) == nil
+}

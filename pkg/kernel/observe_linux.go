@@ -1,0 +1,244 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/pkg/ether"
+	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
+)
+
+var errNoLink = errors.New("link does not exist")
+
+// place is a link on which things are looked for; the zero value: no link.
+type place struct {
+	name  string
+	index int
+}
+
+// link returns the objects that a link itself is: its kind, being up, alias.
+func (c *Conn) link(name string) (objects []reconcile.Object, index int, err error) {
+	l, err := c.linkByName(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	attrs := l.Attrs()
+	objects = append(objects, linkObject(l))
+	if attrs.RawFlags&unix.IFF_UP != 0 {
+		objects = append(objects, Up{Link: name})
+	}
+	if attrs.Alias != "" {
+		objects = append(objects, Alias{Link: name, Text: attrs.Alias})
+	}
+	return objects, attrs.Index, nil
+}
+
+func (c *Conn) linkByName(name string) (netlink.Link, error) {
+	req := c.request(unix.RTM_GETLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	var link netlink.Link
+	err := c.query(req, unix.RTM_NEWLINK, func(m []byte) (err error) {
+		link, err = netlink.LinkDeserialize(nil, m)
+		return err
+	})
+	if errors.Is(err, unix.ENODEV) {
+		return nil, errNoLink
+	}
+	return link, err
+}
+
+// linkObject translates a link. One of another kind than ours is an
+// Interface, which is what it is to those who don't create it.
+func linkObject(l netlink.Link) reconcile.Object {
+	attrs := l.Attrs()
+	mac, _ := ether.From(attrs.HardwareAddr)
+	if v, ok := l.(*netlink.Vxlan); ok {
+		local, _ := netip.AddrFromSlice(v.SrcAddr)
+		if v.Learning || v.FlowBased || v.Group != nil {
+			local = netip.Addr{} // so that it differs from every wanted one
+		}
+		return VXLAN{
+			Name: attrs.Name, VNI: uint32(v.VxlanId), Port: uint16(v.Port),
+			Local: local.Unmap(), MTU: attrs.MTU, MAC: mac,
+		}
+	}
+	if v, ok := l.(*netlink.Veth); ok && attrs.Group != 0 {
+		return Veth{Name: v.Name, MTU: attrs.MTU, MAC: mac, Group: attrs.Group}
+	}
+	return Interface{Name: attrs.Name, MTU: attrs.MTU, MAC: mac}
+}
+
+// attributes calls fn for each attribute behind a header of the given size.
+func attributes(message []byte, header int, fn func(kind uint16, value []byte)) error {
+	if len(message) < header {
+		return fmt.Errorf("netlink message of %d bytes, want at least %d", len(message), header)
+	}
+	attrs, err := nl.ParseRouteAttr(message[header:])
+	if err != nil {
+		return fmt.Errorf("parse netlink attributes: %w", err)
+	}
+	for _, a := range attrs {
+		fn(a.Attr.Type&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), a.Value)
+	}
+	return nil
+}
+
+func addr(value []byte) netip.Addr {
+	a, _ := netip.AddrFromSlice(value)
+	return a
+}
+
+// addresses returns the IP addresses of a link but for those that the kernel
+// gives it: link-local IPv6.
+func (c *Conn) addresses(on place) (objects []reconcile.Object, err error) {
+	req := c.request(unix.RTM_GETADDR, unix.NLM_F_DUMP)
+	msg := nl.NewIfAddrmsg(unix.AF_UNSPEC)
+	msg.Index = uint32(on.index)
+	req.AddData(msg)
+	err = c.dump(req, unix.RTM_NEWADDR, func() { objects = nil }, func(m []byte) error {
+		if len(m) < unix.SizeofIfAddrmsg {
+			return fmt.Errorf("address message of %d bytes", len(m))
+		}
+		var local, address netip.Addr
+		err := attributes(m, unix.SizeofIfAddrmsg, func(kind uint16, value []byte) {
+			switch kind {
+			case unix.IFA_LOCAL:
+				local = addr(value)
+			case unix.IFA_ADDRESS:
+				address = addr(value)
+			}
+		})
+		if !local.IsValid() {
+			local = address // IPv6 has IFA_LOCAL only with a peer
+		}
+		if binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) && !local.IsLinkLocalUnicast() {
+			objects = append(objects, Address{Link: on.name, Prefix: netip.PrefixFrom(local, int(m[1]))})
+		}
+		return err
+	})
+	return objects, err
+}
+
+// neighbors returns the permanent neighbours of a link.
+func (c *Conn) neighbors(on place) (objects []reconcile.Object, err error) {
+	return c.neigh(unix.AF_UNSPEC, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
+		return Neighbor{Link: on.name, Address: dst, MAC: mac}
+	})
+}
+
+// fdb returns the permanent entries of a VXLAN device's forwarding database.
+func (c *Conn) fdb(on place) (objects []reconcile.Object, err error) {
+	return c.neigh(unix.AF_BRIDGE, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
+		return FDB{Link: on.name, MAC: mac, Remote: dst}
+	})
+}
+
+func (c *Conn) neigh(family uint8, on place, object func(netip.Addr, ether.Addr) reconcile.Object) (objects []reconcile.Object, err error) {
+	req := c.request(unix.RTM_GETNEIGH, unix.NLM_F_DUMP)
+	req.AddData(&netlink.Ndmsg{Family: family})
+	req.AddData(nl.NewRtAttr(netlink.NDA_IFINDEX, nl.Uint32Attr(uint32(on.index))))
+	err = c.dump(req, unix.RTM_NEWNEIGH, func() { objects = nil }, func(m []byte) error {
+		if len(m) < unix.SizeofNdMsg {
+			return fmt.Errorf("neighbour message of %d bytes", len(m))
+		}
+		var dst netip.Addr
+		var mac ether.Addr
+		err := attributes(m, unix.SizeofNdMsg, func(kind uint16, value []byte) {
+			switch kind {
+			case netlink.NDA_DST:
+				dst = addr(value)
+			case netlink.NDA_LLADDR:
+				mac, _ = ether.From(value)
+			}
+		})
+		permanent := binary.NativeEndian.Uint16(m[8:])&netlink.NUD_PERMANENT != 0
+		if permanent && binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) && dst.IsValid() && !dst.IsMulticast() {
+			objects = append(objects, object(dst, mac))
+		}
+		return err
+	})
+	return objects, err
+}
+
+// routes returns our routes over a link, or our blackhole routes for no link.
+func (c *Conn) routes(on place) (objects []reconcile.Object, err error) {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		var found []reconcile.Object
+		req := c.request(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+		req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}})
+		if on.index != 0 {
+			req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(on.index))))
+		}
+		err = c.dump(req, unix.RTM_NEWROUTE, func() { found = nil }, func(m []byte) error {
+			r, ok, err := decodeRoute(m, on)
+			if ok {
+				found = append(found, r)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, syscall.ENOENT) { // no such table: no routes yet
+			return nil, err
+		}
+		objects = append(objects, found...)
+	}
+	return objects, nil
+}
+
+// decodeRoute reads a route; ok is false for those that aren't looked for.
+func decodeRoute(m []byte, on place) (r Route, ok bool, err error) {
+	if len(m) < unix.SizeofRtMsg {
+		return r, false, fmt.Errorf("route message of %d bytes", len(m))
+	}
+	family, bits, table, protocol, kind := m[0], int(m[1]), m[4], m[5], m[7]
+	dst := netip.IPv6Unspecified()
+	if family == unix.AF_INET {
+		dst = netip.IPv4Unspecified()
+	}
+	r.Link = on.name
+	index := 0
+	err = attributes(m, unix.SizeofRtMsg, func(kind uint16, value []byte) {
+		switch kind {
+		case unix.RTA_DST:
+			dst = addr(value)
+		case unix.RTA_GATEWAY:
+			r.Via = addr(value)
+		case unix.RTA_PREFSRC:
+			r.Source = addr(value)
+		case unix.RTA_OIF:
+			index = int(binary.NativeEndian.Uint32(value))
+		case unix.RTA_PRIORITY:
+			r.Metric = binary.NativeEndian.Uint32(value)
+		}
+	})
+	r.Dst = netip.PrefixFrom(dst, bits)
+	wanted := kind == unix.RTN_UNICAST && index == on.index
+	if on.index == 0 {
+		wanted = kind == unix.RTN_BLACKHOLE
+	}
+	return r, wanted && table == unix.RT_TABLE_MAIN && protocol == Protocol, err
+}
+
+// Veths returns the veths of a link group.
+func (c *Conn) Veths(group uint32) (veths []Veth, err error) {
+	req := c.request(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	err = c.dump(req, unix.RTM_NEWLINK, func() { veths = nil }, func(m []byte) error {
+		l, err := netlink.LinkDeserialize(nil, m)
+		if err != nil {
+			return fmt.Errorf("decode link: %w", err)
+		}
+		if v, ok := linkObject(l).(Veth); ok && v.Group == group {
+			veths = append(veths, v)
+		}
+		return nil
+	})
+	return veths, err
+}
