@@ -1,0 +1,118 @@
+// Package firewall programs what an overlay network needs of the node's packet
+// filter:
+//
+//   - masquerade: what pods send to addresses outside their network leaves with
+//     the node's address;
+//   - no connection tracking for the outer VXLAN packets, which would walk the
+//     NAT rules of the node (kube-proxy's thousands) once more for every flow;
+//   - no tracking of packets from pod to pod, unless the flow was translated
+//     (a Service, a hostPort), for then the replies must find their entry;
+//   - forwarding of the network's packets, where the node's iptables would drop
+//     them.
+//
+// Rules is what should be, and pure; NFTables and IPTables are the targets that
+// observe and write it. Nothing is per pod: adding one touches no rule.
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+)
+
+// Rules is what one network needs on a node.
+type Rules struct {
+	// Network names the network; tables and chains are named after it.
+	Network string
+	// Port is the UDP port of VXLAN.
+	Port uint16
+	// CIDRs are the network's: who has such an address is a pod, or a VTEP.
+	CIDRs []netip.Prefix
+	// VTEPs are this node's own addresses within CIDRs. What is for them
+	// stays tracked, for the sake of the node's own input rules.
+	VTEPs []netip.Addr
+	// Masquerade says whether packets to other addresses leave with the
+	// node's; those to Exclude don't.
+	Masquerade bool
+	Exclude    []netip.Prefix
+}
+
+// of returns the prefixes of one family.
+func of(f lease.Family, prefixes []netip.Prefix) []netip.Prefix {
+	var found []netip.Prefix
+	for _, p := range prefixes {
+		if lease.FamilyOf(p.Addr()) == f {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// multicast of a family: RFC 5771 and RFC 4291. It is for the segment that it
+// was sent in, and never masqueraded.
+func multicast(f lease.Family) netip.Prefix {
+	if f == lease.IPv4 {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{224}), 4)
+	}
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8)
+}
+
+// kept returns the destinations of a family that see a pod's own address.
+func (r *Rules) kept(f lease.Family) []netip.Prefix {
+	kept := append(of(f, r.CIDRs), of(f, r.Exclude)...)
+	return append(kept, multicast(f))
+}
+
+// Backend names the way rules are programmed.
+type Backend string
+
+// The backends.
+const (
+	// Auto takes nftables, unless the node's other rules are in the old
+	// iptables ("legacy").
+	Auto     Backend = "auto"
+	Nftables Backend = "nftables"
+	Iptables Backend = "iptables"
+)
+
+// ParseBackend reads a configured backend; empty is Auto.
+func ParseBackend(field, s string) (Backend, error) {
+	switch b := Backend(s); b {
+	case "":
+		return Auto, nil
+	case Auto, Nftables, Iptables:
+		return b, nil
+	}
+	return "", lease.Invalid(field, s, "must be auto, nftables or iptables")
+}
+
+// Detect chooses a backend for Auto from what /proc/net/ip_tables_names and
+// ip6_tables_names say: the tables of legacy iptables that are in use.
+func Detect(b Backend, legacyTables string) Backend {
+	if b != Auto {
+		return b
+	}
+	if strings.TrimSpace(legacyTables) != "" {
+		return Iptables
+	}
+	return Nftables
+}
+
+// shortened fits a network's name into a limit, keeping names distinct.
+func shortened(prefix, name string, limit int) string {
+	if len(prefix)+len(name) <= limit {
+		return prefix + name
+	}
+	const digest = 9
+	return fmt.Sprintf("%s%s-%08x", prefix, name[:limit-len(prefix)-digest], hash(name))
+}
+
+func hash(s string) uint32 {
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(s) {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	return h
+}

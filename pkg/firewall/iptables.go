@@ -1,0 +1,104 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
+)
+
+// Chain is an iptables chain of ours, with all its rules, and the built-in
+// chains that begin with a jump to it.
+type Chain struct {
+	Family  lease.Family
+	Table   string
+	Name    string
+	Parents string // separated by spaces
+	Rules   string // as "iptables -S" prints them, one per line, without "-A name "
+}
+
+// Key implements reconcile.Object.
+func (c Chain) Key() any {
+	return struct {
+		f           lease.Family
+		table, name string
+	}{c.Family, c.Table, c.Name}
+}
+
+// Matches implements reconcile.Object.
+func (c Chain) Matches(have reconcile.Object) bool { return c == have }
+
+// Rank implements reconcile.Object.
+func (c Chain) Rank() int { return 0 }
+
+// String is in the words of iptables(8).
+func (c Chain) String() string {
+	tool := "iptables"
+	if c.Family == lease.IPv6 {
+		tool = "ip6tables"
+	}
+	return fmt.Sprintf("%s -t %s chain %s of %s: %s", tool, c.Table, c.Name, c.Parents,
+		strings.ReplaceAll(c.Rules, "\n", "; "))
+}
+
+// maxChainName is the longest name that iptables takes for a chain.
+const maxChainName = 28
+
+// forwardChain accepts the network's packets on their way through the node.
+// Docker and others set the policy of FORWARD to DROP, which no rule elsewhere
+// than in iptables can lift.
+func (r *Rules) forwardChain(f lease.Family) Chain {
+	var rules []string
+	for _, p := range of(f, r.CIDRs) {
+		rules = append(rules, fmt.Sprintf("-s %s -j ACCEPT", p), fmt.Sprintf("-d %s -j ACCEPT", p))
+	}
+	return r.chain(f, "filter", "OVERLAY-FWD-", "FORWARD", rules)
+}
+
+// iptables returns the chains that do all of Rules without nftables. Packets
+// between pods stay tracked: iptables has nothing to remember translated flows
+// with.
+func (r *Rules) iptables(f lease.Family) []Chain {
+	if len(of(f, r.CIDRs)) == 0 {
+		return nil
+	}
+	raw := []string{fmt.Sprintf("-p udp -m udp --dport %d -j CT --notrack", r.Port)}
+	chains := []Chain{r.chain(f, "raw", "OVERLAY-RAW-", "PREROUTING OUTPUT", raw), r.forwardChain(f)}
+	if r.Masquerade {
+		chains = append(chains, r.chain(f, "nat", "OVERLAY-MSQ-", "POSTROUTING", r.masqueradeRules(f)))
+	}
+	return chains
+}
+
+func (r *Rules) masqueradeRules(f lease.Family) []string {
+	var rules []string
+	for _, p := range r.kept(f) {
+		rules = append(rules, fmt.Sprintf("-d %s -j RETURN", p))
+	}
+	for _, p := range of(f, r.CIDRs) {
+		rules = append(rules, fmt.Sprintf("-s %s -j MASQUERADE --random-fully", p))
+	}
+	return rules
+}
+
+func (r *Rules) chain(f lease.Family, table, prefix, parents string, rules []string) Chain {
+	return Chain{
+		Family: f, Table: table, Name: shortened(prefix, r.Network, maxChainName),
+		Parents: parents, Rules: strings.Join(rules, "\n"),
+	}
+}
+
+// forwarded says whether the rules have anything to forward for a family.
+func (r *Rules) forwarded(f lease.Family) bool { return len(of(f, r.CIDRs)) > 0 }
+
+// Contains says whether one of the network's CIDRs has the address.
+func (r *Rules) Contains(a netip.Addr) bool {
+	for _, p := range r.CIDRs {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,253 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+)
+
+// tablePlan is the content of a network's nftables table. Written out for a
+// network 10.244.0.0/16 whose node has the VTEP address 10.244.1.0, and port
+// 4789, its IPv4 part is:
+//
+//	set translated4 { type ipv4_addr . ipv4_addr; flags dynamic,timeout; }
+//	chain prerouting { type filter hook prerouting priority raw;
+//	  udp dport 4789 notrack accept
+//	  ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0
+//	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
+//	}
+//	chain output { type filter hook output priority raw;
+//	  udp dport 4789 notrack accept
+//	}
+//	chain postrouting { type nat hook postrouting priority srcnat;
+//	  ip saddr 10.244.0.0/16 jump masquerade4
+//	}
+//	chain masquerade4 {
+//	  ip daddr 10.244.0.0/16 return
+//	  ip daddr 224.0.0.0/4 return
+//	  masquerade fully-random
+//	}
+//	chain translated { type filter hook postrouting priority srcnat + 10;
+//	  ct status dnat ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 update @translated4 { ip saddr . ip daddr }
+//	}
+type tablePlan struct {
+	chains []*nftables.Chain
+	sets   []*nftables.Set
+	rules  map[string][][]expr.Any
+}
+
+const (
+	// translatedTimeout is how long a pair of addresses is remembered after
+	// the last translated packet from one to the other: as long as
+	// conntrack remembers a silent established TCP flow (five days,
+	// nf_conntrack_tcp_timeout_established), and so at least as long as
+	// there are flows that need it.
+	translatedTimeout = 5 * 24 * time.Hour
+	// translatedSize bounds the memory that the pairs may take.
+	translatedSize = 1 << 20
+	// statusDstNAT is IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h.
+	statusDstNAT = 1 << 5
+	// afterSNAT runs when packets have their final addresses.
+	afterSNAT = 10
+)
+
+func planTable(table *nftables.Table, r *Rules) tablePlan {
+	p := tablePlan{rules: map[string][][]expr.Any{}}
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) {
+		accept := nftables.ChainPolicyAccept
+		p.chains = append(p.chains, &nftables.Chain{
+			Name: name, Table: table, Type: kind, Hooknum: hook, Priority: &priority, Policy: &accept,
+		})
+	}
+	raw, srcnat := *nftables.ChainPriorityRaw, *nftables.ChainPriorityNATSource
+	base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, raw)
+	base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, raw)
+	base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, srcnat)
+	base("translated", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, srcnat+afterSNAT)
+	p.add("prerouting", udpPort(r.Port), untrack())
+	p.add("output", udpPort(r.Port), untrack())
+	for _, f := range lease.Families() {
+		if cidrs := of(f, r.CIDRs); len(cidrs) > 0 {
+			p.family(table, r, packet{f}, cidrs)
+		}
+	}
+	return p
+}
+
+func (p *tablePlan) add(chain string, parts ...[]expr.Any) {
+	var rule []expr.Any
+	for _, part := range parts {
+		rule = append(rule, part...)
+	}
+	p.rules[chain] = append(p.rules[chain], rule)
+}
+
+// family adds what is needed for one IP family.
+func (p *tablePlan) family(table *nftables.Table, r *Rules, ip packet, cidrs []netip.Prefix) {
+	set := ip.pairs(table)
+	p.sets = append(p.sets, set)
+	masquerade := "masquerade" + ip.suffix()
+	for _, from := range cidrs {
+		for _, to := range cidrs {
+			inside := append(ip.match(source, from), ip.match(destination, to)...)
+			var local []expr.Any
+			for _, a := range r.VTEPs {
+				if lease.FamilyOf(a) == ip.Family {
+					local = append(local, ip.not(destination, a)...)
+				}
+			}
+			p.add("prerouting", ip.is(), inside, local,
+				ip.unlisted(set, source, destination), ip.unlisted(set, destination, source), untrack())
+			p.add("translated", translated(), ip.is(), inside, ip.remember(set))
+		}
+		if r.Masquerade {
+			p.add("postrouting", ip.is(), ip.match(source, from), jump(masquerade))
+		}
+	}
+	if !r.Masquerade {
+		return
+	}
+	p.chains = append(p.chains, &nftables.Chain{Name: masquerade, Table: table})
+	for _, to := range r.kept(ip.Family) {
+		p.add(masquerade, ip.is(), ip.match(destination, to), verdict(expr.VerdictReturn))
+	}
+	p.add(masquerade, []expr.Any{&expr.Masq{FullyRandom: true}})
+}
+
+// Registers (linux/netfilter/nf_tables.h): register1 is the first of 16 bytes;
+// what follows a 4-byte value in it has a number of its own.
+const (
+	register1    = unix.NFT_REG_1
+	register2    = unix.NFT_REG_2
+	register1At4 = unix.NFT_REG32_01
+)
+
+// field is an address field of the IP header.
+type field int
+
+const (
+	source field = iota
+	destination
+)
+
+// packet makes expressions about packets of one family.
+type packet struct{ lease.Family }
+
+func (ip packet) suffix() string {
+	if ip.Family == lease.IPv4 {
+		return "4"
+	}
+	return "6"
+}
+
+// pairs is the set of (client, backend) addresses between which translated
+// flows were seen.
+func (ip packet) pairs(table *nftables.Table) *nftables.Set {
+	datatype := nftables.TypeIPAddr
+	if ip.Family == lease.IPv6 {
+		datatype = nftables.TypeIP6Addr
+	}
+	pair := nftables.MustConcatSetType(datatype, datatype)
+	return &nftables.Set{
+		Table: table, Name: "translated" + ip.suffix(), KeyType: pair, Concatenation: true,
+		Dynamic: true, HasTimeout: true, Timeout: translatedTimeout, Size: translatedSize,
+	}
+}
+
+func (ip packet) is() []expr.Any {
+	proto := byte(unix.NFPROTO_IPV4)
+	if ip.Family == lease.IPv6 {
+		proto = unix.NFPROTO_IPV6
+	}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: []byte{proto}},
+	}
+}
+
+// load puts an address field into a register: RFC 791 and RFC 8200 headers.
+func (ip packet) load(f field, register uint32) expr.Any {
+	offset, size := uint32(12), uint32(4)
+	if ip.Family == lease.IPv6 {
+		offset, size = 8, 16
+	}
+	return &expr.Payload{
+		Base: expr.PayloadBaseNetworkHeader, DestRegister: register,
+		Offset: offset + uint32(f)*size, Len: size,
+	}
+}
+
+func (ip packet) match(f field, p netip.Prefix) []expr.Any {
+	size := ip.Bits() / 8
+	mask := make([]byte, size)
+	for bit := range p.Bits() {
+		mask[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return []expr.Any{
+		ip.load(f, register1),
+		&expr.Bitwise{SourceRegister: register1, DestRegister: register1, Len: uint32(size), Mask: mask, Xor: make([]byte, size)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+func (ip packet) not(f field, a netip.Addr) []expr.Any {
+	return []expr.Any{
+		ip.load(f, register1),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register1, Data: a.AsSlice()},
+	}
+}
+
+// pair loads two fields into the registers of a concatenated key.
+func (ip packet) pair(first, second field) []expr.Any {
+	next := uint32(register1At4)
+	if ip.Family == lease.IPv6 {
+		next = register2
+	}
+	return []expr.Any{ip.load(first, register1), ip.load(second, next)}
+}
+
+func (ip packet) unlisted(set *nftables.Set, first, second field) []expr.Any {
+	return append(ip.pair(first, second), &expr.Lookup{SourceRegister: register1, SetName: set.Name, Invert: true})
+}
+
+func (ip packet) remember(set *nftables.Set) []expr.Any {
+	return append(ip.pair(source, destination),
+		&expr.Dynset{SrcRegKey: register1, SetName: set.Name, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE)})
+}
+
+func udpPort(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: []byte{unix.IPPROTO_UDP}},
+		&expr.Payload{Base: expr.PayloadBaseTransportHeader, DestRegister: register1, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: binary.BigEndian.AppendUint16(nil, port)},
+	}
+}
+
+// translated matches packets of flows whose destination was translated.
+func translated() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: register1},
+		&expr.Bitwise{
+			SourceRegister: register1, DestRegister: register1, Len: 4,
+			Mask: binary.NativeEndian.AppendUint32(nil, statusDstNAT), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register1, Data: make([]byte, 4)},
+	}
+}
+
+func untrack() []expr.Any {
+	return append([]expr.Any{&expr.Notrack{}}, verdict(expr.VerdictAccept)...)
+}
+
+func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
+
+func jump(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+}
