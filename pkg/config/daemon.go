@@ -1,0 +1,126 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+)
+
+// Daemon is the configuration of overlayd.
+type Daemon struct {
+	Node Node
+	// StoreDir is where the embedded store is.
+	StoreDir string
+	// Health is where /healthz and /readyz are served.
+	Health netip.AddrPort
+	// LeaseTTL is how long a lease lasts without being renewed.
+	LeaseTTL time.Duration
+	Networks []lease.Network
+	Warnings []string
+}
+
+// DefaultHealth is where health is served unless said otherwise.
+const DefaultHealth = "127.0.0.1:9480"
+
+// MinLeaseTTL leaves room for renewals that fail.
+const MinLeaseTTL = 10 * time.Second
+
+// ParseDaemon reads the daemon's configuration, as JSON.
+func ParseDaemon(data []byte) (*Daemon, error) {
+	c := &Daemon{
+		Node:     Node{RunDir: DefaultRunDir, DataDir: DefaultDataDir},
+		Health:   netip.MustParseAddrPort(DefaultHealth),
+		LeaseTTL: lease.DefaultTTL,
+	}
+	d := decode(data, &c.Warnings)
+	parseNode(d, &c.Node)
+	c.parseStore(d)
+	c.parseHealth(d)
+	c.parseLease(d)
+	c.parseNetworks(d)
+	return c, d.finish()
+}
+
+func (c *Daemon) parseStore(d *decoder) {
+	c.StoreDir = c.Node.StoreDir()
+	s, ok := d.object("store")
+	if !ok {
+		return
+	}
+	kind := "local"
+	field(s, "type", "a string", &kind)
+	if kind != "local" {
+		d.fail("store.type", []byte(kind), "must be local")
+	}
+	if field(s, "path", "a path", &c.StoreDir) && !filepath.IsAbs(c.StoreDir) {
+		d.fail("store.path", []byte(c.StoreDir), "must be an absolute path")
+	}
+	d.join(s.finish())
+}
+
+func (c *Daemon) parseHealth(d *decoder) {
+	var text string
+	if !field(d, "health", "an address and port", &text) {
+		return
+	}
+	a, err := netip.ParseAddrPort(text)
+	if err != nil {
+		d.fail("health", []byte(text), "is not an address and port such as %s", DefaultHealth)
+	}
+	c.Health = a
+}
+
+func (c *Daemon) parseLease(d *decoder) {
+	l, ok := d.object("lease")
+	if !ok {
+		return
+	}
+	var text string
+	if field(l, "ttl", "a duration", &text) {
+		ttl, err := time.ParseDuration(text)
+		if err != nil || ttl < MinLeaseTTL {
+			d.fail("lease.ttl", []byte(text), "must be a duration such as 24h, at least %s", MinLeaseTTL)
+		}
+		c.LeaseTTL = ttl
+	}
+	d.join(l.finish())
+}
+
+func (c *Daemon) parseNetworks(d *decoder) {
+	var raws []json.RawMessage
+	if !field(d, "networks", "a list of networks", &raws) || len(raws) == 0 {
+		d.fail("networks", nil, "at least one network is needed")
+		return
+	}
+	for i, raw := range raws {
+		sub := decode(raw, d.warnings)
+		sub.path = fmt.Sprintf("networks[%d].", i)
+		n, err := network(sub, "")
+		if err == nil {
+			err = c.conflict(i, &n)
+		}
+		if err != nil {
+			d.join(err)
+			return
+		}
+		c.Networks = append(c.Networks, n)
+	}
+}
+
+// conflict says why network i can't be had beside the ones before it.
+func (c *Daemon) conflict(i int, n *lease.Network) error {
+	path := fmt.Sprintf("networks[%d].", i)
+	for j := range c.Networks {
+		if c.Networks[j].Name == n.Name {
+			return lease.Invalid(path+"name", n.Name, "is also the name of networks[%d]", j)
+		}
+		if err := n.ConflictsWith(&c.Networks[j]); err != nil {
+			return within(path, err)
+		}
+	}
+	return nil
+}

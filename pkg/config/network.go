@@ -1,0 +1,72 @@
+package config
+
+import (
+	"math"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+)
+
+// ParseNetwork reads a network's specification, the object that stands in a
+// network configuration's "network" or in the daemon's "networks".
+func ParseNetwork(name string, data []byte) (lease.Network, []string, error) {
+	var warnings []string
+	d := decode(data, &warnings)
+	n, err := network(d, name)
+	return n, warnings, err
+}
+
+func network(d *decoder, name string) (lease.Network, error) {
+	n := lease.Network{Name: name}
+	if name == "" {
+		field(d, "name", "a string", &n.Name)
+	}
+	n.CIDRs = d.prefixes("cidrs")
+	if lengths, ok := d.object("blockLength"); ok {
+		if v, ok := lengths.number("ipv4", 1, 30); ok {
+			n.BlockLength.IPv4 = int(v)
+		}
+		if v, ok := lengths.number("ipv6", 1, 126); ok {
+			n.BlockLength.IPv6 = int(v)
+		}
+		d.join(lengths.finish())
+	}
+	if v, ok := d.number("vni", 1, lease.MaxVNI); ok {
+		n.VNI = uint32(v)
+	}
+	if v, ok := d.number("port", 1, math.MaxUint16); ok {
+		n.Port = uint16(v)
+	}
+	n.MTU = mtu(d)
+	if m, ok := d.object("masquerade"); ok {
+		enabled := true
+		field(m, "enabled", "true or false", &enabled)
+		n.Masquerade.Disabled = !enabled
+		n.Masquerade.Exclude = m.prefixes("exclude")
+		d.join(m.finish())
+	}
+	if err := d.finish(); err != nil {
+		return lease.Network{}, err
+	}
+	n = n.Complete()
+	if err := n.Validate(); err != nil {
+		return lease.Network{}, within(d.path, err)
+	}
+	return n, nil
+}
+
+// mtu is a number or "auto".
+func mtu(d *decoder) int {
+	if string(d.fields["mtu"]) == `"auto"` {
+		delete(d.fields, "mtu")
+	}
+	v, _ := d.number("mtu", lease.MinMTUIPv4, lease.MaxMTU)
+	return int(v)
+}
+
+// within puts the path of an object before the field that an error names.
+func within(path string, err error) error {
+	if f, ok := err.(*lease.FieldError); ok { //nolint:errorlint // Validate returns it unwrapped
+		f.Field = path + f.Field
+	}
+	return err
+}

@@ -1,0 +1,293 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/ether"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+)
+
+// IPAMType is the IPAM plugin that runs within ours.
+const IPAMType = "overlay-ipam"
+
+// Plugin is a network configuration of overlay-vxlan, as a runtime passes it.
+type Plugin struct {
+	CNIVersion string
+	// Name is that of the CNI network, Network that of the overlay network:
+	// the same, unless the configuration says otherwise.
+	Name    string
+	Network string
+	// Spec is the network's specification where no daemon is used.
+	Spec *lease.Network
+	Node Node
+	// IPAM is the type of the IPAM plugin; IPAMType runs in the process.
+	IPAM string
+	// MAC and Addresses are what the runtime asks for.
+	MAC       ether.Addr
+	Addresses []netip.Addr
+	// Routes that the pod gets over this interface; nil: all.
+	Routes []netip.Prefix
+	DNS    types.DNS
+	// Raw parts for the CNI library.
+	PrevResult       map[string]any
+	ValidAttachments []types.GCAttachment
+	// Warnings are for the log.
+	Warnings []string
+}
+
+// Node is where a node keeps what it knows, and how it reaches the others.
+type Node struct {
+	Name string
+	// RunDir holds what a reboot may forget, DataDir what it may not.
+	RunDir, DataDir string
+	Underlay        string // the interface; "": that of the default route
+	Firewall        firewall.Backend
+}
+
+// Default directories.
+const (
+	DefaultRunDir  = "/run/overlay-cni"
+	DefaultDataDir = "/var/lib/overlay-cni"
+)
+
+// StoreDir is where the embedded store is.
+func (n *Node) StoreDir() string { return filepath.Join(n.DataDir, "store") }
+
+// LedgerPath is where a network's IPAM ledger is.
+func (n *Node) LedgerPath(network string) string {
+	return filepath.Join(n.DataDir, "ipam", network+".ledger")
+}
+
+// Fields of a network configuration that aren't for us to read: the CNI
+// specification's own, and those that other readers know.
+var standard = []string{"type", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}
+
+// ParsePlugin reads a network configuration, with what the runtime added to it
+// and CNI_ARGS.
+func ParsePlugin(stdin []byte, args string) (*Plugin, error) {
+	c := &Plugin{}
+	d := decode(stdin, &c.Warnings)
+	field(d, "cniVersion", "a string", &c.CNIVersion)
+	if !field(d, "name", "a string", &c.Name) {
+		d.fail("name", nil, "is missing")
+	}
+	field(d, "dns", "a DNS object (nameservers, domain, search, options)", &c.DNS)
+	field(d, "prevResult", "an object", &c.PrevResult)
+	field(d, "cni.dev/valid-attachments", "a list of attachments", &c.ValidAttachments)
+	c.parseNetwork(d)
+	c.parseNode(d)
+	c.parseIPAM(d)
+	c.parseRequest(d)
+	if err := d.finish(standard...); err != nil {
+		return nil, err
+	}
+	return c, c.parseArgs(args)
+}
+
+// parseNetwork reads "network", a name or a specification, and "daemon".
+func (c *Plugin) parseNetwork(d *decoder) {
+	c.Network = c.Name
+	raw := d.fields["network"]
+	inline := strings.HasPrefix(string(raw), "{")
+	daemon := !inline
+	field(d, "daemon", "true or false", &daemon)
+	switch {
+	case inline && daemon:
+		d.fail("network", raw, `must be the name of a network when "daemon" is true: the daemon knows its specification`)
+	case !inline && !daemon:
+		d.fail("network", raw, `must be the network's specification when "daemon" is false, such as {"cidrs": ["10.244.0.0/16"]}`)
+	case inline:
+		sub, ok := d.object("network")
+		if !ok {
+			return
+		}
+		n, err := network(sub, c.Name)
+		d.join(err)
+		c.Spec = &n
+	default:
+		field(d, "network", "a name or an object", &c.Network)
+	}
+	if d.err == nil {
+		d.join(lease.ValidateName("network", c.Network))
+	}
+}
+
+func (c *Plugin) parseNode(d *decoder) {
+	c.Node = Node{RunDir: DefaultRunDir, DataDir: DefaultDataDir}
+	parseNode(d, &c.Node)
+}
+
+// parseNode reads the fields that the plugin and the daemon have in common.
+func parseNode(d *decoder, n *Node) {
+	if !field(d, "node", "a string", &n.Name) {
+		host, err := os.Hostname()
+		if err != nil {
+			d.join(fmt.Errorf("node: not given, and the host's name is unknown: %w", err))
+		}
+		n.Name = strings.ToLower(host)
+	}
+	if d.err == nil {
+		d.join(lease.ValidateName(d.path+"node", n.Name))
+	}
+	for name, dir := range map[string]*string{"runDir": &n.RunDir, "dataDir": &n.DataDir} {
+		if field(d, name, "a path", dir) && !filepath.IsAbs(*dir) {
+			d.fail(name, []byte(*dir), "must be an absolute path")
+		}
+	}
+	if u, ok := d.object("underlay"); ok {
+		field(u, "interface", "the name of an interface", &n.Underlay)
+		d.join(u.finish())
+	}
+	var backend string
+	field(d, "firewall", "a string", &backend)
+	b, err := firewall.ParseBackend(d.path+"firewall", backend)
+	n.Firewall = b
+	if err != nil {
+		d.join(err)
+	}
+}
+
+func (c *Plugin) parseIPAM(d *decoder) {
+	c.IPAM = IPAMType
+	raw, ok := d.fields["ipam"]
+	sub, _ := d.object("ipam")
+	if !ok || sub == nil {
+		return
+	}
+	if !field(sub, "type", "a string", &c.IPAM) {
+		d.fail("ipam.type", raw, "is missing")
+		return
+	}
+	if c.IPAM != IPAMType {
+		return // the rest is the other plugin's
+	}
+	c.Routes = routes(sub)
+	d.join(sub.finish())
+}
+
+// routes reads a list of CNI routes; only their destinations matter to us, for
+// all go over the same gateway.
+func routes(d *decoder) []netip.Prefix {
+	var list []struct {
+		Dst string `json:"dst"`
+	}
+	raw := d.fields["routes"]
+	if !field(d, "routes", "a list of routes", &list) {
+		return nil
+	}
+	found := make([]netip.Prefix, 0, len(list))
+	for i, r := range list {
+		p, err := netip.ParsePrefix(r.Dst)
+		if err != nil {
+			d.fail(fmt.Sprintf("routes[%d].dst", i), []byte(r.Dst), "is not a CIDR")
+			return nil
+		}
+		if p != p.Masked() {
+			d.fail(fmt.Sprintf("routes[%d].dst", i), raw, "has bits set beyond its length; did you mean %s?", p.Masked())
+			return nil
+		}
+		found = append(found, p)
+	}
+	return found
+}
+
+// parseRequest reads what the runtime asks for: runtimeConfig's ips and mac,
+// and args.cni.ips.
+func (c *Plugin) parseRequest(d *decoder) {
+	if r, ok := d.object("runtimeConfig"); ok {
+		var mac string
+		if field(r, "mac", "a MAC address", &mac) {
+			c.setMAC(r.path+"mac", mac, d)
+		}
+		c.takeAddresses(r)
+	}
+	if a, ok := d.object("args"); ok {
+		if cni, ok := a.object("cni"); ok {
+			c.takeAddresses(cni)
+			d.join(cni.err)
+		}
+		d.join(a.err)
+	}
+}
+
+func (c *Plugin) setMAC(path, text string, d *decoder) {
+	mac, err := ether.Parse(text)
+	if err != nil || !mac.IsValid() {
+		d.join(lease.Invalid(path, text, "is not a unicast MAC address"))
+		return
+	}
+	c.MAC = mac
+}
+
+func (c *Plugin) takeAddresses(d *decoder) {
+	var texts []string
+	field(d, "ips", "a list of IP addresses", &texts)
+	for i, text := range texts {
+		a, err := parseAddress(fmt.Sprintf("%sips[%d]", d.path, i), text)
+		if err != nil {
+			d.join(err)
+			return
+		}
+		c.Addresses = append(c.Addresses, a)
+	}
+}
+
+// parseArgs reads CNI_ARGS: "IP=...;MAC=...". Others' keys are theirs.
+func (c *Plugin) parseArgs(args string) error {
+	if args == "" {
+		return nil
+	}
+	for pair := range strings.SplitSeq(args, ";") {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return &ArgsError{lease.Invalid("CNI_ARGS", args, "%q is not KEY=VALUE", pair)}
+		}
+		switch key {
+		case "IP":
+			for text := range strings.SplitSeq(value, ",") {
+				a, err := parseAddress("CNI_ARGS IP", text)
+				if err != nil {
+					return &ArgsError{err}
+				}
+				c.Addresses = append(c.Addresses, a)
+			}
+		case "MAC":
+			d := &decoder{}
+			c.setMAC("CNI_ARGS MAC", value, d)
+			if d.err != nil {
+				return &ArgsError{d.err}
+			}
+		}
+	}
+	return nil
+}
+
+// ArgsError: the mistake is in CNI_ARGS, not in the network configuration.
+type ArgsError struct{ Err error }
+
+// Error implements error.
+func (e *ArgsError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the mistake.
+func (e *ArgsError) Unwrap() error { return e.Err }
+
+// Raw returns a configuration as JSON again, with fields replaced: what is
+// handed to a delegated plugin.
+func Raw(stdin []byte, replace map[string]any) ([]byte, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(stdin, &fields); err != nil {
+		return nil, &SyntaxError{Err: err, Text: excerpt(stdin, err)}
+	}
+	for name, value := range replace {
+		fields[name] = value
+	}
+	return json.Marshal(fields)
+}

@@ -1,0 +1,122 @@
+// Package netlinkplan turns intent into kernel objects. It is pure: what a pod
+// or a node amounts to on Linux can be read in its golden files.
+package netlinkplan
+
+import (
+	"hash/fnv"
+	"net/netip"
+
+	"github.com/overlay-cni/overlay-cni/pkg/intent"
+	"github.com/overlay-cni/overlay-cni/pkg/kernel"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
+	"github.com/overlay-cni/overlay-cni/pkg/vtep"
+)
+
+// Node returns what should exist in a node's namespace for a network, but for
+// the packet filter.
+func Node(n *intent.Node) []reconcile.Object {
+	return append(sysctls(n), vtep.Objects(&n.VTEP, n.Peers)...)
+}
+
+// sysctls let the node forward. A node that forwards IPv6 stops listening to
+// router advertisements unless it's told to go on (accept_ra 2), and would
+// lose its default route.
+func sysctls(n *intent.Node) []reconcile.Object {
+	var objects []reconcile.Object
+	for _, f := range n.Families {
+		if f == lease.IPv4 {
+			objects = append(objects, kernel.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
+			continue
+		}
+		if n.Underlay.AcceptsRA {
+			objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + n.Underlay.Interface + "/accept_ra", Value: "2"})
+		}
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"})
+	}
+	return objects
+}
+
+// Pod returns what should exist for an attachment: in the node's namespace, in
+// the pod's, and the mark on the host's end which says that all of it is there.
+func Pod(p *intent.Pod) (host, pod []reconcile.Object, mark reconcile.Object) {
+	return hostObjects(p), podObjects(p), kernel.Alias{Link: p.HostInterface(), Text: p.Alias()}
+}
+
+// HostVeth is the host's end of an attachment: removing it removes all that
+// the kernel holds of the attachment.
+func HostVeth(p *intent.Pod) kernel.Veth {
+	return kernel.Veth{
+		Name: p.HostInterface(), MTU: p.MTU, MAC: p.HostMAC(), Group: intent.Group(p.Network),
+		Peer: p.Interface, PeerMAC: p.MAC,
+	}
+}
+
+func hostObjects(p *intent.Pod) []reconcile.Object {
+	name := p.HostInterface()
+	objects := []reconcile.Object{HostVeth(p), kernel.Up{Link: name}}
+	if has(p.Addresses, lease.IPv6) {
+		// The pod's gateway is resolved by a permanent neighbour, so the
+		// host's end needs no link-local address of its own.
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + name + "/addr_gen_mode", Value: "1"})
+	}
+	for _, a := range p.Addresses {
+		objects = append(objects,
+			kernel.Neighbor{Link: name, Address: a, MAC: p.MAC},
+			kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Metric: podMetric},
+		)
+	}
+	return objects
+}
+
+func podObjects(p *intent.Pod) []reconcile.Object {
+	objects := []reconcile.Object{
+		kernel.Interface{Name: p.Interface, MTU: p.MTU, MAC: p.MAC},
+		kernel.Up{Link: p.Interface},
+	}
+	if has(p.Addresses, lease.IPv6) {
+		// Some runtimes start with IPv6 turned off.
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + p.Interface + "/disable_ipv6", Value: "0"})
+	}
+	for _, a := range p.Addresses {
+		objects = append(objects, kernel.Address{Link: p.Interface, Prefix: netip.PrefixFrom(a, a.BitLen())})
+	}
+	for _, f := range lease.Families() {
+		if has(p.Addresses, f) {
+			objects = append(objects, kernel.Neighbor{Link: p.Interface, Address: intent.Gateway(f), MAC: p.HostMAC()})
+		}
+	}
+	for _, dst := range p.Routes {
+		f := lease.FamilyOf(dst.Addr())
+		if has(p.Addresses, f) {
+			objects = append(objects, kernel.Route{
+				Dst: dst, Link: p.Interface, Via: intent.Gateway(f), Metric: interfaceMetric(p.Interface),
+			})
+		}
+	}
+	return objects
+}
+
+func has(addresses []netip.Addr, f lease.Family) bool {
+	for _, a := range addresses {
+		if lease.FamilyOf(a) == f {
+			return true
+		}
+	}
+	return false
+}
+
+// podMetric is the metric of the host's routes to pods. It is what the kernel
+// gives IPv6 routes that ask for none.
+const podMetric = 1024
+
+// interfaceMetric is the metric of a pod's routes. Interfaces of a pod differ
+// in it, so that each can have a default route; that of eth0 wins.
+func interfaceMetric(name string) uint32 {
+	if name == "eth0" {
+		return podMetric
+	}
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return podMetric + 1 + h.Sum32()%(1<<16)
+}
