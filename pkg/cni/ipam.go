@@ -1,0 +1,168 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+)
+
+// ipamPlugin gives addresses: ours in the process, others by delegation.
+type ipamPlugin interface {
+	add(c *call, s *nodestate.State) (allocation, error)
+	del(c *call) error
+	check(c *call, held []netip.Addr) error
+	status(c *call, s *nodestate.State) error
+	gc(c *call) error
+}
+
+// allocation is what IPAM gives an attachment.
+type allocation struct {
+	addresses []netip.Addr
+	routes    []netip.Prefix // nil: all
+	dns       types.DNS
+}
+
+// inProcess is overlay-ipam without a process of its own: addresses come from
+// the node's blocks by the ledger.
+type inProcess struct{ ledger string }
+
+// ledgerPatience bounds the wait for other processes that use the ledger.
+const ledgerPatience = 30 * time.Second
+
+// with opens the ledger for one operation.
+func (i *inProcess) with(ctx context.Context, fn func(context.Context, *ipam.Ledger) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
+	defer cancel()
+	if err := os.MkdirAll(filepath.Dir(i.ledger), 0o755); err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	l, err := ipam.OpenLedger(i.ledger, ipam.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return fn(ctx, l)
+}
+
+func (i *inProcess) add(c *call, s *nodestate.State) (a allocation, err error) {
+	request := ipam.Request{
+		Attachment: ipamAttachment(c), Sets: Ranges(s.Blocks()), Addresses: c.config.Addresses,
+	}
+	a.routes = c.config.Routes
+	err = i.with(c.ctx, func(ctx context.Context, l *ipam.Ledger) error {
+		a.addresses, err = l.Allocate(ctx, request)
+		if !errors.Is(err, ipam.ErrHeld) {
+			return err
+		}
+		// The attachment doesn't exist (Prepare said so): what it holds is
+		// left of an ADD that was killed.
+		if _, err := l.Release(ctx, request.Attachment); err != nil {
+			return err
+		}
+		a.addresses, err = l.Allocate(ctx, request)
+		return err
+	})
+	return a, err
+}
+
+func (i *inProcess) del(c *call) error { return i.release(c.ctx, ipamAttachment(c)) }
+
+func (i *inProcess) check(c *call, want []netip.Addr) error {
+	return i.held(c.ctx, ipamAttachment(c), want)
+}
+
+func (i *inProcess) status(c *call, s *nodestate.State) error {
+	return i.free(c.ctx, Ranges(s.Blocks()))
+}
+
+func (i *inProcess) gc(c *call) error { return i.retain(c.ctx, c.config.ValidAttachments) }
+
+func (i *inProcess) release(ctx context.Context, a ipam.Attachment) error {
+	return i.with(ctx, func(ctx context.Context, l *ipam.Ledger) error {
+		_, err := l.Release(ctx, a)
+		return err
+	})
+}
+
+// held returns an error when one of the addresses isn't the attachment's.
+func (i *inProcess) held(ctx context.Context, a ipam.Attachment, want []netip.Addr) error {
+	return i.with(ctx, func(ctx context.Context, l *ipam.Ledger) error {
+		held, err := l.Lookup(ctx, a)
+		if err != nil {
+			return err
+		}
+		for _, w := range want {
+			if !slices.ContainsFunc(held, func(h ipam.Allocation) bool { return h.Address == w }) {
+				return coded(fmt.Errorf("address %s isn't held by %s in ledger %s", w, a, i.ledger), CodeDrift)
+			}
+		}
+		return nil
+	})
+}
+
+// free returns an error when one of the sets has no free address.
+func (i *inProcess) free(ctx context.Context, sets []ipam.RangeSet) error {
+	return i.with(ctx, func(ctx context.Context, l *ipam.Ledger) error {
+		usage, err := l.Usage(ctx, sets)
+		if err != nil {
+			return err
+		}
+		for n, u := range usage {
+			if u.Free == 0 {
+				return fmt.Errorf("%w: all %d of %v are taken", ipam.ErrFull, u.Total, sets[n])
+			}
+		}
+		return nil
+	})
+}
+
+// retain frees what no attachment holds that the runtime knows.
+func (i *inProcess) retain(ctx context.Context, valid []types.GCAttachment) error {
+	keep := make([]ipam.Attachment, len(valid))
+	for n, v := range valid {
+		keep[n] = ipam.Attachment{ContainerID: v.ContainerID, Interface: v.IfName}
+	}
+	return i.with(ctx, func(ctx context.Context, l *ipam.Ledger) error {
+		_, err := l.Retain(ctx, keep)
+		return err
+	})
+}
+
+func ipamAttachment(c *call) ipam.Attachment {
+	return ipam.Attachment{ContainerID: c.args.ContainerID, Interface: c.args.IfName}
+}
+
+// Ranges turns a node's blocks into what IPAM takes: an address of each family,
+// from any block of it. A block's first address is the VTEP's; the last of an
+// IPv4 block is left out, for software that takes it for a broadcast address.
+func Ranges(blocks []netip.Prefix) []ipam.RangeSet {
+	var sets []ipam.RangeSet
+	for _, f := range lease.Families() {
+		var set ipam.RangeSet
+		for _, b := range blocks {
+			if lease.FamilyOf(b.Addr()) != f {
+				continue
+			}
+			r := ipam.Range{First: b.Addr().Next(), Last: lease.Last(b)}
+			if f == lease.IPv4 {
+				r.Last = r.Last.Prev()
+			}
+			set = append(set, r)
+		}
+		if set != nil {
+			sets = append(sets, set)
+		}
+	}
+	return sets
+}

@@ -1,0 +1,148 @@
+// Package cni is the verbs of the Container Network Interface, from the
+// configuration that a runtime passes to the result or error that it gets:
+// ADD, DEL, CHECK, STATUS, GC and VERSION of specification 1.1.0.
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/intent"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+)
+
+// Versions are the versions of the specification that we speak.
+func Versions() version.PluginInfo {
+	return version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+}
+
+// deadline bounds one call, so that a node in trouble answers instead of
+// keeping the runtime waiting.
+const deadline = 90 * time.Second
+
+// Dataplane is what the verbs need of the operating system.
+type Dataplane interface {
+	// Prepare makes sure that an attachment can be made: nothing is in its
+	// place but what a killed ADD left, which is removed.
+	Prepare(ctx context.Context, a intent.Attachment, netns string) (Attacher, error)
+	// Detach removes an attachment, whatever there is of it.
+	Detach(ctx context.Context, a intent.Attachment) error
+	// Check returns a difference as a *reconcile.DriftError.
+	Check(ctx context.Context, p *intent.Pod, netns string) error
+	// Collect removes all attachments of a network that aren't kept.
+	Collect(ctx context.Context, network string, keep []intent.Attachment) error
+	// Status says whether the node's part of the network is as it should be;
+	// a difference is a *reconcile.DriftError.
+	Status(ctx context.Context, s *nodestate.State) error
+}
+
+// Attacher makes one attachment.
+type Attacher interface {
+	// Attach makes all of it; when it fails nothing is left.
+	Attach(ctx context.Context, p *intent.Pod) error
+	Close() error
+}
+
+// Sync brings up a network's node where there is no daemon.
+type Sync func(ctx context.Context, c *config.Node, spec *lease.Network, log *slog.Logger) (*nodestate.State, error)
+
+// Plugin is overlay-vxlan.
+type Plugin struct {
+	Dataplane Dataplane
+	Sync      Sync
+	Stdout    io.Writer
+	Stderr    io.Writer // of delegated plugins
+	Log       *slog.Logger
+}
+
+// Funcs returns the verbs for skel's dispatcher. VERSION is its own.
+func (p *Plugin) Funcs() skel.CNIFuncs {
+	verb := func(fn func(*call) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error {
+			ctx, cancel := context.WithTimeout(context.Background(), deadline)
+			defer cancel()
+			c, err := p.parse(ctx, args)
+			if err == nil {
+				err = fn(c)
+			}
+			return toCNI(err)
+		}
+	}
+	return skel.CNIFuncs{
+		Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc),
+	}
+}
+
+// call is one call of a verb.
+type call struct {
+	ctx    context.Context //nolint:containedctx // it lives as long as the call
+	args   *skel.CmdArgs
+	config *config.Plugin
+	ipam   ipamPlugin
+}
+
+// attachment that the call is about.
+func (c *call) attachment() intent.Attachment {
+	return intent.Attachment{Network: c.config.Network, Container: c.args.ContainerID, Interface: c.args.IfName}
+}
+
+func (p *Plugin) parse(ctx context.Context, args *skel.CmdArgs) (*call, error) {
+	conf, err := config.ParsePlugin(args.StdinData, args.Args)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range conf.Warnings {
+		p.Log.Warn(w, "network", conf.Name)
+	}
+	c := &call{ctx: ctx, args: args, config: conf}
+	if conf.IPAM == config.IPAMType {
+		c.ipam = &inProcess{ledger: conf.Node.LedgerPath(conf.Network)}
+	} else {
+		c.ipam = &delegate{plugin: conf.IPAM, stdin: args.StdinData, stderr: p.Stderr}
+	}
+	return c, nil
+}
+
+// state returns what the node has in the network: what the daemon wrote, or,
+// where there is none, after a sync of our own.
+func (p *Plugin) state(c *call) (*nodestate.State, error) {
+	if c.config.Spec != nil {
+		return p.Sync(c.ctx, &c.config.Node, c.config.Spec, p.Log)
+	}
+	s, err := nodestate.Read(c.config.Node.RunDir, c.config.Network)
+	if err != nil {
+		return nil, fmt.Errorf("%w; is overlayd running, and has it network %s?", err, c.config.Network)
+	}
+	return s, nil
+}
+
+// usable returns the state if addresses may be given out.
+func (p *Plugin) usable(c *call) (*nodestate.State, error) {
+	s, err := p.state(c)
+	if err == nil && s.Expired(time.Now()) {
+		return nil, fmt.Errorf("%w: the lease of %v in network %s expired at %s and was not renewed",
+			nodestate.ErrNotReady, s.Blocks(), s.Network.Name, s.Expires.Format(time.RFC3339))
+	}
+	return s, err
+}
+
+// printResult writes a result.
+func printResult(w io.Writer, result any) error {
+	data, err := json.MarshalIndent(result, "", "    ")
+	if err != nil {
+		return fmt.Errorf("encode result: %w", err)
+	}
+	if _, err := w.Write(data); err != nil {
+		return fmt.Errorf("write result: %w", err)
+	}
+	return nil
+}

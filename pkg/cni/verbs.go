@@ -1,0 +1,148 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/ether"
+	"github.com/overlay-cni/overlay-cni/pkg/intent"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
+)
+
+func isDrift(err error) bool { return reconcile.IsDrift(err) }
+
+func isConflict(err error) bool { return errors.Is(err, lease.ErrConflict) || isKernelConflict(err) }
+
+// add makes an attachment. The order matters: what exists is refused before an
+// address is taken, and what was done is undone when the rest fails.
+func (p *Plugin) add(c *call) (err error) {
+	a := c.attachment()
+	previous, err := previousResult(c.config.PrevResult, c.config.CNIVersion)
+	if err != nil {
+		return err
+	}
+	state, err := p.usable(c)
+	if err != nil {
+		return err
+	}
+	attacher, err := p.Dataplane.Prepare(c.ctx, a, c.args.Netns)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, attacher.Close()) }()
+	given, err := c.ipam.add(c, state)
+	if err != nil {
+		return err
+	}
+	pod := podIntent(c, &given, state.VTEP.MTU)
+	if err := attacher.Attach(c.ctx, pod); err != nil {
+		return errors.Join(err, c.ipam.del(c))
+	}
+	return p.finish(c, pod, &given, previous)
+}
+
+// finish prints the result; a runtime that doesn't get it knows of nothing.
+func (p *Plugin) finish(c *call, pod *intent.Pod, given *allocation, previous *result) error {
+	r := buildResult(pod, c.args.Netns, given, c.config.DNS)
+	versioned, err := merge(previous, r).GetAsVersion(c.config.CNIVersion)
+	if err == nil {
+		err = printResult(p.Stdout, versioned)
+	}
+	if err != nil {
+		return errors.Join(err, p.Dataplane.Detach(c.ctx, pod.Attachment), c.ipam.del(c))
+	}
+	return nil
+}
+
+// podIntent puts together what the attachment should be.
+func podIntent(c *call, given *allocation, mtu int) *intent.Pod {
+	a := c.attachment()
+	pod := &intent.Pod{Attachment: a, Addresses: given.addresses, MTU: mtu, MAC: c.config.MAC, Routes: given.routes}
+	if pod.MAC == (ether.Addr{}) {
+		pod.MAC = a.PodMAC()
+	}
+	if pod.Routes == nil {
+		pod.Routes = everything(given.addresses)
+	}
+	return pod
+}
+
+// everything is the default routes of the families that a pod has.
+func everything(addresses []netip.Addr) []netip.Prefix {
+	var routes []netip.Prefix
+	for _, f := range lease.Families() {
+		for _, a := range addresses {
+			if lease.FamilyOf(a) != f {
+				continue
+			}
+			unspecified := netip.IPv4Unspecified()
+			if f == lease.IPv6 {
+				unspecified = netip.IPv6Unspecified()
+			}
+			routes = append(routes, netip.PrefixFrom(unspecified, 0))
+			break
+		}
+	}
+	return routes
+}
+
+// del removes an attachment, in any state. The interface goes first: an
+// address is free when nobody can use it any more.
+func (p *Plugin) del(c *call) error {
+	if err := p.Dataplane.Detach(c.ctx, c.attachment()); err != nil {
+		return err
+	}
+	return c.ipam.del(c)
+}
+
+// check compares an attachment with what ADD's result says it should be.
+func (p *Plugin) check(c *call) error {
+	previous, err := previousResult(c.config.PrevResult, c.config.CNIVersion)
+	if err != nil {
+		return err
+	}
+	if previous == nil {
+		return fmt.Errorf("%w: CHECK needs it", ErrPrevResult)
+	}
+	pod, err := previous.pod(c.attachment())
+	if err != nil {
+		return err
+	}
+	if pod.MTU == 0 { // cniVersion below 1.1.0: the result doesn't say
+		state, err := p.state(c)
+		if err != nil {
+			return err
+		}
+		pod.MTU = state.VTEP.MTU
+	}
+	return errors.Join(p.Dataplane.Check(c.ctx, pod, c.args.Netns), c.ipam.check(c, pod.Addresses))
+}
+
+// status says whether an ADD would be served, and whether running pods have
+// their network.
+func (p *Plugin) status(c *call) error {
+	state, err := p.usable(c)
+	if err != nil {
+		return coded(err, types.ErrPluginNotAvailable)
+	}
+	if err := p.Dataplane.Status(c.ctx, state); err != nil {
+		return coded(fmt.Errorf("network %s: %w", c.config.Network, err), types.ErrLimitedConnectivity)
+	}
+	return coded(c.ipam.status(c, state), types.ErrPluginNotAvailable)
+}
+
+// gc removes every attachment of the network that the runtime doesn't know.
+func (p *Plugin) gc(c *call) error {
+	keep := make([]intent.Attachment, len(c.config.ValidAttachments))
+	for i, v := range c.config.ValidAttachments {
+		keep[i] = intent.Attachment{Network: c.config.Network, Container: v.ContainerID, Interface: v.IfName}
+	}
+	if err := p.Dataplane.Collect(c.ctx, c.config.Network, keep); err != nil {
+		return err
+	}
+	return c.ipam.gc(c)
+}
