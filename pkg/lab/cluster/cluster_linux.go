@@ -1,0 +1,79 @@
+// Package cluster runs our binaries on a lab's nodes as a cluster would: a
+// daemon on each, and pods that come and go through the CNI library.
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lab"
+)
+
+// Options say what a cluster runs.
+type Options struct {
+	// Bin is the folder with our binaries; Path lists further folders with
+	// plugins.
+	Bin  string
+	Path []string
+	// Network is the specification of the network "pods": JSON.
+	Network string
+	// Chain holds further plugins of the conflist: JSON objects.
+	Chain []string
+	// IPAM replaces the IPAM section: a JSON object.
+	IPAM string
+	// CNIVersion of the conflist; "": 1.1.0.
+	CNIVersion string
+	// NoDaemon: the plugin brings the node up by itself.
+	NoDaemon bool
+	// Daemon holds further fields of the daemon's configuration.
+	Daemon map[string]any
+}
+
+// DefaultNetwork has both families.
+const DefaultNetwork = `{"cidrs": ["10.244.0.0/16", "fd00:10:244::/48"]}`
+
+// Network is the name of the cluster's network.
+const Network = "pods"
+
+// Cluster is a lab whose nodes run our binaries, with one embedded store that
+// they share.
+type Cluster struct {
+	Lab     *lab.Lab
+	options Options
+	store   string
+}
+
+// New returns a cluster on a lab; dir is for its store.
+func New(l *lab.Lab, dir string, o Options) *Cluster {
+	if o.Network == "" {
+		o.Network = DefaultNetwork
+	}
+	if o.CNIVersion == "" {
+		o.CNIVersion = "1.1.0"
+	}
+	return &Cluster{Lab: l, options: o, store: filepath.Join(dir, "store")}
+}
+
+// AddNode adds a node, and starts its daemon unless there is none.
+func (c *Cluster) AddNode(ctx context.Context, name, segment string) (*Node, error) {
+	host, err := c.Lab.AddNode(name, segment)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{Node: host, cluster: c}
+	if c.options.NoDaemon {
+		return n, nil
+	}
+	return n, n.StartDaemon(ctx)
+}
+
+// spec decodes the network's specification, for it to be put elsewhere.
+func (c *Cluster) spec() (map[string]any, error) {
+	var spec map[string]any
+	if err := json.Unmarshal([]byte(c.options.Network), &spec); err != nil {
+		return nil, fmt.Errorf("decode network: %w", err)
+	}
+	return spec, nil
+}
