@@ -1,0 +1,19 @@
+package ipam
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/windows/registry"
+)
+
+// bootID is the system's count of its boots.
+func bootID() (string, error) {
+	const path = `SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters`
+	key, err := registry.OpenKey(registry.LOCAL_MACHINE, path, registry.QUERY_VALUE)
+	if err != nil {
+		return "", err
+	}
+	defer key.Close()
+	count, _, err := key.GetIntegerValue("BootId")
+	return strconv.FormatUint(count, 10), err
+}

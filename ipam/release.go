@@ -1,0 +1,98 @@
+package ipam
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Release frees what the attachment holds and returns it. An attachment that
+// holds nothing is no error.
+func (l *Ledger) Release(ctx context.Context, a Attachment) ([]netip.Addr, error) {
+	if err := a.validate(); err != nil {
+		return nil, err
+	}
+	var freed []netip.Addr
+	err := l.do(ctx, "release in", func(t *tx) error {
+		held, err := t.heldBy(a.identity())
+		if err != nil || len(held) == 0 {
+			return err
+		}
+		if freed, err = t.addresses(held); err != nil {
+			return err
+		}
+		slices.Sort(held)
+		return t.free(held, l.opts.Now())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return freed, nil
+}
+
+// Retain frees everything that isn't held by one of the attachments in keep, and
+// returns what it freed. It reads all records. Container IDs in keep have to be
+// whole: one that the ledger cut is another ID.
+func (l *Ledger) Retain(ctx context.Context, keep []Attachment) ([]Allocation, error) {
+	wanted := make(map[identity]struct{}, len(keep))
+	for _, a := range keep {
+		if err := a.validate(); err != nil {
+			return nil, err
+		}
+		wanted[a.identity()] = struct{}{}
+	}
+	var freed []Allocation
+	err := l.do(ctx, "clean", func(t *tx) error {
+		var stale []uint32
+		err := t.scan(func(i uint32, s *slot) error {
+			if s.state() != stateTaken {
+				return nil
+			}
+			if _, ok := wanted[s.key()]; ok {
+				return nil
+			}
+			stale = append(stale, i)
+			freed = append(freed, s.allocation())
+			_, err := t.take(i, s)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return t.free(stale, l.opts.Now())
+	})
+	if err != nil {
+		return nil, err
+	}
+	sortAllocations(freed)
+	return freed, nil
+}
+
+// free frees taken records, which have to be in ascending order: that is how
+// those freed by one operation are queued.
+func (t *tx) free(records []uint32, now time.Time) error {
+	for _, i := range records {
+		p, err := t.record(i)
+		if err != nil {
+			return err
+		}
+		if err := t.remove(byKey, i, p); err != nil {
+			return err
+		}
+		if err := t.countHeld(p, -1); err != nil {
+			return err
+		}
+		if t.head.taken == 0 {
+			return corruptf("header counts none of the taken addresses")
+		}
+		t.head.taken--
+		p.setLong(atFreedOp, t.op)
+		p.setLong(atFreedAt, uint64(now.UnixNano()))
+		p.set(atState, stateFree)
+		if err := t.enqueue(i, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

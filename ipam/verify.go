@@ -1,0 +1,174 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+)
+
+// Verify reads the whole ledger and says, with ErrCorrupt, where what is derived
+// disagrees with the records. Operations don't need it; a doctor and tests do.
+func (l *Ledger) Verify(ctx context.Context) error {
+	return l.do(ctx, "verify", func(t *tx) error { return (&verifier{tx: t}).run() })
+}
+
+// verifier counts what it finds in the records, then walks the structures and
+// takes off what it finds there.
+type verifier struct {
+	*tx
+	ranges []uint32
+	held   map[uint32]uint32 // by range
+	freed  map[uint32]uint32
+	keyed  int // slots that have to be found by identity
+	placed int // slots that have to be found by address
+}
+
+func (v *verifier) run() error {
+	v.held, v.freed = make(map[uint32]uint32), make(map[uint32]uint32)
+	seen := make(map[netip.Addr]uint32)
+	err := v.scan(func(i uint32, s *slot) error {
+		if s.isRange() {
+			v.ranges = append(v.ranges, i)
+			v.keyed++
+			return nil
+		}
+		a := s.address(atAddress)
+		if other, ok := seen[a]; ok {
+			return corruptf("slots %d and %d are both of %s", other, i, a)
+		}
+		seen[a] = i
+		v.placed++
+		if s.state() == stateTaken {
+			v.keyed++
+			v.held[s.word(atOwner)]++
+		} else {
+			v.freed[s.word(atOwner)]++
+		}
+		if op := max(s.long(atTakenOp), s.long(atFreedOp)); op > v.was.committed {
+			return corruptf("slot %d is of operation %d; the last one was %d", i, op, v.was.committed)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, check := range []func() error{v.header, v.chains, v.owners} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *verifier) header() error {
+	var taken uint32
+	for _, n := range v.held {
+		taken += n
+	}
+	if taken != v.head.taken {
+		return corruptf("header counts %d taken addresses; there are %d", v.head.taken, taken)
+	}
+	if orphans := v.held[0] + v.freed[0]; orphans != v.head.orphans {
+		return corruptf("header counts %d records without a range; there are %d", v.head.orphans, orphans)
+	}
+	return nil
+}
+
+// chains finds every slot in its chain, and no slot twice.
+func (v *verifier) chains() error {
+	for in, want := range map[table]int{byKey: v.keyed, byAddress: v.placed} {
+		found := make(map[uint32]bool, want)
+		heads := make([]byte, tableSize)
+		if _, err := v.f.ReadAt(heads, int64(in)); err != nil {
+			return fmt.Errorf("read table: %w", err)
+		}
+		for bucket := range uint32(bucketCount) {
+			if le.Uint32(heads[4*bucket:]) == 0 {
+				continue
+			}
+			twice := uint32(0)
+			err := v.chain(in, bucket, func(i uint32, _ *page) bool {
+				if found[i] {
+					twice = i
+				}
+				found[i] = true
+				return twice == 0
+			})
+			if err != nil {
+				return err
+			}
+			if twice != 0 {
+				return corruptf("slot %d is in chains twice", twice)
+			}
+		}
+		if len(found) != want {
+			return corruptf("table at %d leads to %d slots of %d", in, len(found), want)
+		}
+	}
+	return nil
+}
+
+// owners walks the ranges and their queues.
+func (v *verifier) owners() error {
+	listed := 0
+	var active []interval
+	for i := v.head.ranges; i != 0; listed++ {
+		r, err := v.owner(i)
+		if err != nil {
+			return err
+		}
+		if listed > len(v.ranges) {
+			return corruptf("chain of ranges has a cycle")
+		}
+		if r.word(atHeld) != v.held[i] || r.word(atFreed) != v.freed[i] {
+			return corruptf("range %d counts %d held and %d free; there are %d and %d",
+				i, r.word(atHeld), r.word(atFreed), v.held[i], v.freed[i])
+		}
+		if err := v.queue(i, r); err != nil {
+			return err
+		}
+		if r.state() == stateActive {
+			for _, other := range active {
+				if other.overlaps(r.bounds()) {
+					return corruptf("active range %d overlaps another", i)
+				}
+			}
+			active = append(active, r.bounds())
+		}
+		i = r.word(atOlder)
+	}
+	if listed != len(v.ranges) {
+		return corruptf("%d ranges are listed; there are %d", listed, len(v.ranges))
+	}
+	return nil
+}
+
+// queue walks the free records of a range, which have to be in the order in
+// which they were freed.
+func (v *verifier) queue(owner uint32, r *page) error {
+	var count, before uint32
+	var op uint64
+	for i := r.word(atHead); i != 0; count++ {
+		if count > r.word(atFreed) {
+			return corruptf("queue of range %d has a cycle", owner)
+		}
+		p, err := v.queued(i, owner)
+		if err != nil {
+			return err
+		}
+		if p.word(atPrev) != before {
+			return corruptf("slot %d doesn't know the one before it", i)
+		}
+		if p.long(atFreedOp) < op {
+			return corruptf("slot %d was freed before the one before it", i)
+		}
+		if !r.bounds().contains(p.address(atAddress)) {
+			return corruptf("slot %d is outside its range", i)
+		}
+		op, before, i = p.long(atFreedOp), i, p.word(atNext)
+	}
+	if before != r.word(atTail) || count != r.word(atFreed) {
+		return corruptf("queue of range %d ends at slot %d after %d", owner, before, count)
+	}
+	return nil
+}
