@@ -51,7 +51,7 @@ func onSmallDisk(dir string) error {
 		return fmt.Errorf("remount: %w", err)
 	}
 	if _, err := OpenLedger(path, Options{}); !errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("open on a read-only file system: %v", err)
+		return fmt.Errorf("open on a read-only file system: %w", err)
 	}
 	return nil
 }

@@ -92,10 +92,7 @@ func (t *tx) adopt(s *span, owner uint32, r *page) error {
 		if !p.isRecord() || !s.gives(p.address(atAddress)) {
 			return nil
 		}
-		record, err := t.take(i, p)
-		if err != nil {
-			return err
-		}
+		record := t.take(i, p)
 		if record.state() == stateFree {
 			if err := t.dequeue(i, record); err != nil {
 				return err
@@ -167,7 +164,7 @@ func (t *tx) advance(s *span, r *page) (netip.Addr, bool, error) {
 		return netip.Addr{}, false, corruptf("cursor %s of range %s is outside", at, s)
 	}
 	for {
-		given := false
+		var given bool
 		if hole, excluded := s.hole(at); excluded {
 			at, given = hole.last, true
 		} else if i, _, err := t.recordOf(at); err != nil {

@@ -54,8 +54,8 @@ func (l *Ledger) Retain(ctx context.Context, keep []Attachment) ([]Allocation, e
 			}
 			stale = append(stale, i)
 			freed = append(freed, s.allocation())
-			_, err := t.take(i, s)
-			return err
+			t.take(i, s)
+			return nil
 		})
 		if err != nil {
 			return err

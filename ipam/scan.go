@@ -39,11 +39,11 @@ func (t *tx) scan(visit func(i uint32, s *slot) error) error {
 }
 
 // take is slot i in hand, when s was just read.
-func (t *tx) take(i uint32, s *slot) (*page, error) {
+func (t *tx) take(i uint32, s *slot) *page {
 	if p, ok := t.slots[i]; ok {
-		return p, nil
+		return p
 	}
 	p := &page{slot: *s}
 	t.keep(i, p)
-	return p, nil
+	return p
 }

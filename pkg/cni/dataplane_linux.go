@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
 	"github.com/overlay-cni/overlay-cni/pkg/netlinkplan"
@@ -173,6 +174,51 @@ func (Linux) Collect(ctx context.Context, network string, keep []intent.Attachme
 		}
 	}
 	return (&kernel.Target{Conn: conn}).Apply(ctx, changes)
+}
+
+// Live implements Dataplane. Whose an interface is, its alias says; which
+// addresses are behind it, its routes.
+func (Linux) Live(ctx context.Context, network string) (live []ipam.Allocation, err error) {
+	conn, err := kernel.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	veths, err := conn.Veths(intent.Group(network))
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range veths {
+		objects, err := (&kernel.Target{Conn: conn, Links: []string{v.Name}}).Observe(ctx)
+		if err != nil {
+			return nil, err
+		}
+		live = append(live, allocations(objects)...)
+	}
+	return live, nil
+}
+
+// allocations are the addresses of the attachment that an interface's objects
+// are of; none where an ADD didn't come to its end.
+func allocations(objects []reconcile.Object) []ipam.Allocation {
+	var owner ipam.Attachment
+	for _, o := range objects {
+		if alias, ok := o.(kernel.Alias); ok {
+			if a, ok := intent.ParseAlias(alias.Text); ok {
+				owner = ipam.Attachment{ContainerID: a.Container, Interface: a.Interface}
+			}
+		}
+	}
+	if owner.ContainerID == "" {
+		return nil
+	}
+	var found []ipam.Allocation
+	for _, o := range objects {
+		if r, ok := o.(kernel.Route); ok && r.Dst.IsSingleIP() {
+			found = append(found, ipam.Allocation{Attachment: owner, Address: r.Dst.Addr()})
+		}
+	}
+	return found
 }
 
 // Status implements Dataplane: the device must be what the node state says.

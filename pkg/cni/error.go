@@ -42,32 +42,37 @@ var (
 	ErrPrevResult = errors.New("invalid prevResult")
 )
 
-// codes gives errors their CNI code. The first match counts; what is found
-// nowhere is an internal error.
-var codes = []struct {
+// match gives the errors of a kind their CNI code.
+type match struct {
 	is   func(error) bool
 	code uint
-}{
-	{as[*types.Error], 0}, // has its code already
-	{as[*config.ArgsError], types.ErrInvalidEnvironmentVariables},
-	{as[*config.SyntaxError], types.ErrDecodingFailure},
-	{is(ErrInterfaceExists), CodeInterfaceExists},
-	{is(ErrNamespace), types.ErrInvalidNetNS},
-	{is(ErrPrevResult), types.ErrInvalidNetworkConfig},
-	{is(os.ErrPermission), CodePermission},
-	{isConflict, CodeConflict},
-	{as[*lease.FieldError], types.ErrInvalidNetworkConfig},
-	{is(nodestate.ErrNotReady), types.ErrTryAgainLater},
-	{is(ipam.ErrFull), types.ErrTryAgainLater},
-	{is(lease.ErrNoBlock), types.ErrTryAgainLater},
-	{is(ipam.ErrLocked), types.ErrTryAgainLater},
-	{is(store.ErrLocked), types.ErrTryAgainLater},
-	{is(ipam.ErrTaken), CodeAddressUnavailable},
-	{is(ipam.ErrOutsideRange), CodeAddressUnavailable},
-	{is(ipam.ErrInvalid), types.ErrInvalidNetworkConfig},
-	{is(ipam.ErrCorrupt), CodeCorrupt},
-	{is(store.ErrCorrupt), CodeCorrupt},
-	{isDrift, CodeDrift},
+}
+
+// codes gives errors their CNI code. The first match counts; what is found
+// nowhere is an internal error.
+func codes() []match {
+	return []match{
+		{as[*types.Error], 0}, // has its code already
+		{as[*config.ArgsError], types.ErrInvalidEnvironmentVariables},
+		{as[*config.SyntaxError], types.ErrDecodingFailure},
+		{is(ErrInterfaceExists), CodeInterfaceExists},
+		{is(ErrNamespace), types.ErrInvalidNetNS},
+		{is(ErrPrevResult), types.ErrInvalidNetworkConfig},
+		{is(os.ErrPermission), CodePermission},
+		{isConflict, CodeConflict},
+		{as[*lease.FieldError], types.ErrInvalidNetworkConfig},
+		{is(nodestate.ErrNotReady), types.ErrTryAgainLater},
+		{is(ipam.ErrFull), types.ErrTryAgainLater},
+		{is(lease.ErrNoBlock), types.ErrTryAgainLater},
+		{is(ipam.ErrLocked), types.ErrTryAgainLater},
+		{is(store.ErrLocked), types.ErrTryAgainLater},
+		{is(ipam.ErrTaken), CodeAddressUnavailable},
+		{is(ipam.ErrOutsideRange), CodeAddressUnavailable},
+		{is(ipam.ErrInvalid), types.ErrInvalidNetworkConfig},
+		{is(ipam.ErrCorrupt), CodeCorrupt},
+		{is(store.ErrCorrupt), CodeCorrupt},
+		{isDrift, CodeDrift},
+	}
 }
 
 func is(target error) func(error) bool {
@@ -92,7 +97,7 @@ func toCNI(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, c := range codes {
+	for _, c := range codes() {
 		if !c.is(err) {
 			continue
 		}

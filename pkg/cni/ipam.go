@@ -35,7 +35,10 @@ type allocation struct {
 
 // inProcess is overlay-ipam without a process of its own: addresses come from
 // the node's blocks by the ledger.
-type inProcess struct{ ledger string }
+type inProcess struct {
+	ledger string
+	live   func(context.Context) ([]ipam.Allocation, error) // nil: unknown
+}
 
 // ledgerPatience bounds the wait for other processes that use the ledger.
 const ledgerPatience = 30 * time.Second
@@ -47,7 +50,7 @@ func (i *inProcess) with(ctx context.Context, fn func(context.Context, *ipam.Led
 	if err := os.MkdirAll(filepath.Dir(i.ledger), 0o755); err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	l, err := ipam.OpenLedger(i.ledger, ipam.Options{})
+	l, err := ipam.OpenLedger(i.ledger, ipam.Options{Live: i.live})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
@@ -40,6 +41,9 @@ type Dataplane interface {
 	Check(ctx context.Context, p *intent.Pod, netns string) error
 	// Collect removes all attachments of a network that aren't kept.
 	Collect(ctx context.Context, network string, keep []intent.Attachment) error
+	// Live lists the addresses that a network's attachments have, to restore
+	// a ledger that was lost.
+	Live(ctx context.Context, network string) ([]ipam.Allocation, error)
 	// Status says whether the node's part of the network is as it should be;
 	// a difference is a *reconcile.DriftError.
 	Status(ctx context.Context, s *nodestate.State) error
@@ -105,7 +109,12 @@ func (p *Plugin) parse(ctx context.Context, args *skel.CmdArgs) (*call, error) {
 	}
 	c := &call{ctx: ctx, args: args, config: conf}
 	if conf.IPAM == config.IPAMType {
-		c.ipam = &inProcess{ledger: conf.Node.LedgerPath(conf.Network)}
+		c.ipam = &inProcess{
+			ledger: conf.Node.LedgerPath(conf.Network),
+			live: func(ctx context.Context) ([]ipam.Allocation, error) {
+				return p.Dataplane.Live(ctx, conf.Network)
+			},
+		}
 	} else {
 		c.ipam = &delegate{plugin: conf.IPAM, stdin: args.StdinData, stderr: p.Stderr}
 	}
