@@ -41,7 +41,7 @@ type Host struct {
 // A life is what ends with a power-off.
 type life struct {
 	ns     *namespace
-	ctx    context.Context // done when the life ends //nolint:containedctx // its end is the life's
+	ctx    context.Context //nolint:containedctx // done when the life ends
 	cancel context.CancelCauseFunc
 	work   sync.WaitGroup // what has sockets in the namespace
 }
