@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -73,10 +74,26 @@ func (b *bench) run(verb string, conf map[string]any, env ...string) answer {
 	return b.runRaw(verb, conf["type"].(string), stdin, env...)
 }
 
+// runAs runs the plugin of the node's configuration as another user.
+func (b *bench) runAs(plugin, verb string, who *syscall.Credential) answer {
+	b.tb.Helper()
+	stdin, err := json.Marshal(b.conf(nil))
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	cmd := b.node.Command(b.tb.Context(), b.find(plugin))
+	cmd.SysProcAttr.Credential = who
+	return b.finish(cmd, verb, stdin)
+}
+
 func (b *bench) runRaw(verb, plugin string, stdin []byte, env ...string) answer {
 	b.tb.Helper()
+	return b.finish(b.node.Command(b.tb.Context(), b.find(plugin)), verb, stdin, env...)
+}
+
+func (b *bench) finish(cmd *lab.Command, verb string, stdin []byte, env ...string) answer {
+	b.tb.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := b.node.Command(b.tb.Context(), b.find(plugin))
 	cmd.Env = append([]string{
 		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + b.pod.ContainerID(), "CNI_IFNAME=eth0",
 		"CNI_NETNS=" + b.pod.Path(), "CNI_PATH=" + strings.Join(b.path, ":"), "PATH=" + os.Getenv("PATH"),

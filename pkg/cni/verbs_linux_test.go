@@ -209,13 +209,9 @@ func TestStatus(t *testing.T) {
 	b := newBench(t)
 	b.ok("STATUS", b.conf(nil))
 	device := "ovx4096"
-	for _, c := range []struct{ name, break_, repair string }{
-		{"device down", "ip link set ovx4096 down", "ip link set ovx4096 up"},
-		{"MTU changed", "ip link set ovx4096 mtu 1400", "ip link set ovx4096 mtu 1450"},
-		{"MAC changed", "ip link set ovx4096 address 02:00:00:00:00:01", ""},
-	} {
-		f := strings.Fields(c.break_)
-		runIn(t, b.node.Host, f[0], f[1:]...)
+	for _, drift := range []string{"down", "mtu 1400", "address 02:00:00:00:00:01"} {
+		args := append([]string{"link", "set", device}, strings.Fields(drift)...)
+		runIn(t, b.node.Host, "ip", args...)
 		b.fails(51, "STATUS", b.conf(nil), []string{device})
 		runIn(t, b.node.Host, "ip", "link", "del", device)
 		b.ok("STATUS", b.conf(nil)) // without a daemon the plugin brings the node up again
@@ -275,6 +271,26 @@ func TestGC(t *testing.T) {
 	b.ok("DEL", other, "CNI_IFNAME=net1")
 	if left := b.leftovers(); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestLostLedger: what the interfaces say is believed before anything is given.
+func TestLostLedger(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	first := b.ok("ADD", b.conf(nil)).result
+	removeAll(t, sprint(b.conf(nil)["dataDir"])+"/ipam")
+	second := b.ok("ADD", b.conf(nil), "CNI_IFNAME=net1").result
+	for i := range ips(first) {
+		if ips(first)[i] == ips(second)[i] {
+			t.Errorf("%s was given twice", ips(first)[i])
+		}
+	}
+	b.ok("CHECK", with(b.conf(nil), first))
+	b.ok("DEL", b.conf(nil))
+	b.ok("DEL", b.conf(nil), "CNI_IFNAME=net1")
+	if held := b.held(); len(held) > 0 {
+		t.Errorf("still held: %v", held)
 	}
 }
 

@@ -31,7 +31,7 @@ func decode(data []byte, warnings *[]string) *decoder {
 	return d
 }
 
-// SyntaxError: the text isn't JSON, or not an object.
+// SyntaxError says that the text isn't JSON, or not an object.
 type SyntaxError struct {
 	Err  error
 	Text string // around the place

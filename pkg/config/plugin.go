@@ -66,9 +66,11 @@ func (n *Node) LedgerPath(network string) string {
 	return filepath.Join(n.DataDir, "ipam", network+".ledger")
 }
 
-// Fields of a network configuration that aren't for us to read: the CNI
-// specification's own, and those that other readers know.
-var standard = []string{"type", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}
+// standard lists the fields of a network configuration that aren't for us to
+// read: the CNI specification's own, and those that other readers know.
+func standard() []string {
+	return []string{"type", "capabilities", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "plugins"}
+}
 
 // ParsePlugin reads a network configuration, with what the runtime added to it
 // and CNI_ARGS.
@@ -86,7 +88,7 @@ func ParsePlugin(stdin []byte, args string) (*Plugin, error) {
 	c.parseNode(d)
 	c.parseIPAM(d)
 	c.parseRequest(d)
-	if err := d.finish(standard...); err != nil {
+	if err := d.finish(standard()...); err != nil {
 		return nil, err
 	}
 	return c, c.parseArgs(args)
@@ -208,6 +210,7 @@ func (c *Plugin) parseRequest(d *decoder) {
 			c.setMAC(r.path+"mac", mac, d)
 		}
 		c.takeAddresses(r)
+		d.join(r.err)
 	}
 	if a, ok := d.object("args"); ok {
 		if cni, ok := a.object("cni"); ok {
@@ -270,7 +273,8 @@ func (c *Plugin) parseArgs(args string) error {
 	return nil
 }
 
-// ArgsError: the mistake is in CNI_ARGS, not in the network configuration.
+// ArgsError says that the mistake is in CNI_ARGS, not in the network
+// configuration.
 type ArgsError struct{ Err error }
 
 // Error implements error.

@@ -12,7 +12,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 )
 
-// ErrLinkExists: a link of the wanted name exists and isn't ours to change.
+// ErrLinkExists says that a link of the wanted name exists and isn't ours to
+// change.
 var ErrLinkExists = errors.New("link exists and is of another kind")
 
 // Conflicts that the kernel finds when a VXLAN device is created.
@@ -44,7 +45,9 @@ func (t *Target) applyVXLAN(b *batch, o VXLAN, have reconcile.Object) error {
 			return err
 		}
 	}
-	r := t.newLink(o.Name, unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, mtu(o.MTU), address(o.MAC))
+	// It is created up: that is when the kernel opens the port, and a device
+	// that can't have it isn't created at all.
+	r := t.newLink(o.Name, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.IFF_UP, mtu(o.MTU), address(o.MAC))
 	r.AddData(vxlanInfo(o))
 	b.add(r, func(err error) error { return fmt.Errorf("create %s: %w", o, vxlanError(err)) })
 	delete(t.index, o.Name)

@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// Every file that changes is one frame: the CRC-32C of all that follows it in
+// Every file that changes is one frame: the CRC-32 (IEEE) of all that follows it in
 // eight hexadecimal digits, a space, and the body. A frame that was cut off,
 // extended or altered is told from a whole one, and stays readable with cat.
 
@@ -34,7 +34,7 @@ func unseal(frame []byte) ([]byte, error) {
 }
 
 func checksum(body []byte) uint32 {
-	return crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli))
+	return crc32.ChecksumIEEE(body)
 }
 
 // parseRevision reads a revision as it is written: decimal digits without

@@ -51,8 +51,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
 
-// ErrFormat: the directory holds something else than a store of the format that
-// this package reads.
+// ErrFormat says that the directory holds something else than a store of the
+// format that this package reads.
 var ErrFormat = errors.New("not a store of a known format")
 
 const (
@@ -95,7 +95,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	s := &Store{
 		dir:      dir,
 		files:    files{scratch: filepath.Join(dir, "scratch"), sync: !opts.NoSync},
-		lock:     newLock(filepath.Join(dir, "lock"), opts.LockTimeout),
+		lock:     &lock{path: filepath.Join(dir, "lock"), timeout: opts.LockTimeout},
 		notifier: &notifier{dir: dir},
 	}
 	ready, err := s.checkFormat()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/pkg/filelock"
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
 
@@ -21,18 +22,11 @@ import (
 type lock struct {
 	path    string
 	timeout time.Duration
-	// turn holds a token while a goroutine of this process has the lock or
-	// waits for it, so that at most one thread is blocked in the system call.
-	turn chan struct{}
-}
-
-func newLock(path string, timeout time.Duration) *lock {
-	return &lock{path: path, timeout: timeout, turn: make(chan struct{}, 1)}
 }
 
 // acquire takes the lock for writing and returns what releases it.
 func (l *lock) acquire(ctx context.Context) (release func(), err error) {
-	file, err := l.wait(ctx, os.O_RDWR|os.O_CREATE, true)
+	file, err := l.wait(ctx, os.O_RDWR|os.O_CREATE, filelock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -42,74 +36,37 @@ func (l *lock) acquire(ctx context.Context) (release func(), err error) {
 	return func() {
 		// This also is the event that tells watchers that the change is done.
 		_ = file.Truncate(0)
-		l.release(file)
+		_ = file.Close()
 	}, nil
 }
 
 // acquireShared takes the lock along with others who do so, excluding writers.
 // It writes nothing.
 func (l *lock) acquireShared(ctx context.Context) (release func(), err error) {
-	file, err := l.wait(ctx, os.O_RDONLY, false)
+	file, err := l.wait(ctx, os.O_RDONLY, filelock.Shared)
 	if err != nil {
 		return nil, err
 	}
-	return func() { l.release(file) }, nil
-}
-
-func (l *lock) release(file *os.File) {
-	_ = file.Close()
-	<-l.turn
+	return func() { _ = file.Close() }, nil
 }
 
 // wait opens the file and locks it, within the time that ctx and the timeout
-// leave.
-func (l *lock) wait(ctx context.Context, flag int, exclusive bool) (*os.File, error) {
+// leave. Closing it gives the lock back.
+func (l *lock) wait(ctx context.Context, flag int, mode filelock.Mode) (*os.File, error) {
 	bounded, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
-	select {
-	case l.turn <- struct{}{}:
-	case <-bounded.Done():
-		return nil, l.locked(ctx)
-	}
 	file, err := os.OpenFile(l.path, flag, 0o600)
 	if err != nil {
-		<-l.turn
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	locked, err := tryLockFile(file, exclusive)
-	if err == nil && !locked {
-		locked, err = l.block(bounded, file, exclusive)
-		if err == nil && !locked {
+	if err := filelock.Wait(bounded, file, mode); err != nil {
+		_ = file.Close()
+		if bounded.Err() != nil {
 			return nil, l.locked(ctx)
 		}
-	}
-	if err != nil {
-		l.release(file)
-		return nil, fmt.Errorf("lock %s: %w", l.path, err)
+		return nil, err
 	}
 	return file, nil
-}
-
-// block waits in the system call, which can't be interrupted, in a goroutine of
-// its own. When ctx ends first, the goroutine keeps the file and the turn and
-// gives both back as soon as the call returns: so whoever comes next waits for
-// the same holder without a thread of its own.
-func (l *lock) block(ctx context.Context, file *os.File, exclusive bool) (bool, error) {
-	result := make(chan error)
-	go func() {
-		err := lockFile(file, exclusive)
-		select {
-		case result <- err:
-		case <-ctx.Done():
-			l.release(file)
-		}
-	}()
-	select {
-	case err := <-result:
-		return err == nil, err
-	case <-ctx.Done():
-		return false, nil
-	}
 }
 
 // locked is the error of who waited in vain: for the timeout, or until its own

@@ -23,7 +23,7 @@ func TestLockedByAnotherProcess(t *testing.T) {
 	if line, _ := holder.line(); line != "held" {
 		t.Fatalf("holder says %q", line)
 	}
-	// The first attempt leaves a waiter behind, the second finds it.
+	// One who gave up is in nobody's way.
 	for range 2 {
 		began := time.Now()
 		_, err := s.Create(t.Context(), "b", nil)

@@ -160,7 +160,7 @@ func (m *model) watch(t *testing.T, rt *rapid.T, start store.Revision) {
 		}
 	}
 	w.cancel()
-	w.end(t)
+	_ = w.end(t)
 }
 
 func sameError(t *rapid.T, err, want error) {

@@ -114,7 +114,7 @@ func listAndWatch(t *testing.T, open opener, writers, operations int) {
 	last, _ := list(t, s, "w/")
 	w.await(t, values(last))
 	w.cancel()
-	w.end(t)
+	_ = w.end(t)
 }
 
 // scribble creates, updates and deletes a few keys at random.
