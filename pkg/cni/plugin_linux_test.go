@@ -2,6 +2,7 @@ package cni_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -222,4 +224,28 @@ func (b *bench) held() []ipam.Allocation {
 		b.tb.Fatal(err)
 	}
 	return all
+}
+
+func writeScript(tb testing.TB, name, text string) {
+	tb.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func readFile(tb testing.TB, name string) string {
+	tb.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(data)
+}
+
+// soon is a context for what isn't expected to come.
+func soon(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 500*time.Millisecond)
+	tb.Cleanup(cancel)
+	return ctx
 }

@@ -110,9 +110,12 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pod{Pod: pod, node: n}
+	p := Attach(n, pod)
 	return p, p.Add(ctx, nil)
 }
+
+// Attach returns a pod of the node that isn't attached yet: Add does that.
+func Attach(n *Node, pod *lab.Pod) *Pod { return &Pod{Pod: pod, node: n} }
 
 // Runtime is the runtime's configuration for the pod's attachment.
 func (p *Pod) Runtime(capabilities map[string]any) *libcni.RuntimeConf {
