@@ -18,7 +18,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/store/local"
 )
 
-// ErrRunning: another overlayd runs on this node.
+// ErrRunning says that another overlayd runs on this node.
 var ErrRunning = errors.New("another overlayd is running")
 
 // Run runs the daemon until ctx ends. Running pods keep their network then:

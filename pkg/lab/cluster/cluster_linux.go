@@ -5,10 +5,13 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/store/local"
 )
 
 // Options say what a cluster runs.
@@ -76,4 +79,14 @@ func (c *Cluster) spec() (map[string]any, error) {
 		return nil, fmt.Errorf("decode network: %w", err)
 	}
 	return spec, nil
+}
+
+// Release gives a node's leases back, as an operator does who removes it.
+func (c *Cluster) Release(ctx context.Context, node string) (err error) {
+	s, err := local.Open(c.store, local.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return (&lease.Registry{Store: s}).Release(ctx, Network, node)
 }

@@ -1,0 +1,317 @@
+package daemon_test
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lab"
+	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster"
+	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster/clustertest"
+	"github.com/overlay-cni/overlay-cni/pkg/lab/labtest"
+)
+
+const port = 7000
+
+// meet fails unless two pods reach each other on both families.
+func meet(t *testing.T, a, b *cluster.Pod) {
+	t.Helper()
+	for i, dst := range b.Addresses() {
+		x, err := a.TCP(t.Context(), netip.AddrPortFrom(dst, port))
+		if err != nil {
+			t.Errorf("%s to %s: %v", a, b, err)
+			continue
+		}
+		if own := a.Addresses()[i]; x.Source.Addr() != own {
+			t.Errorf("%s saw %s instead of %s", b, x.Source.Addr(), own)
+		}
+	}
+}
+
+func served(t *testing.T, n *cluster.Node, name string) *cluster.Pod {
+	t.Helper()
+	p := clustertest.Pod(t, n, name)
+	clustertest.Serve(t, p.Host, port)
+	return p
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n := clustertest.Node(t, c, "n1", "a")
+	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusOK, "/other": http.StatusNotFound} {
+		if got, err := n.Health(t.Context(), path); err != nil || got != want {
+			t.Errorf("%s: %d %v, want %d", path, got, err, want)
+		}
+	}
+}
+
+// TestStopAndRestart: running pods don't notice, new ones get addresses
+// meanwhile, and the restart finds nothing to change.
+func TestStopAndRestart(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n1, n2 := clustertest.Node(t, c, "n1", "a"), clustertest.Node(t, c, "n2", "b")
+	p1, p2 := served(t, n1, "p1"), served(t, n2, "p2")
+	meet(t, p1, p2)
+	before := snapshot(t, n1)
+	if err := n1.StopDaemon(); err != nil {
+		t.Fatalf("a clean stop: %v\n%s", err, n1.Log())
+	}
+	meet(t, p1, p2)
+	meet(t, p2, p1)
+	if err := n1.Status(t.Context()); err != nil {
+		t.Errorf("STATUS while the daemon is stopped: %v", err)
+	}
+	p3 := served(t, n1, "p3")
+	meet(t, p2, p3)
+	if err := p3.Del(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	logged := len(n1.Log())
+	if err := n1.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if log := n1.Log()[logged:]; strings.Contains(log, "changed") {
+		t.Errorf("the restart changed something:\n%s", log)
+	}
+	if diff := before.Diff(snapshot(t, n1)); len(diff) > 0 {
+		t.Errorf("after the restart:\n%s", strings.Join(diff, "\n"))
+	}
+	meet(t, p2, p1)
+}
+
+func snapshot(t *testing.T, n *cluster.Node) lab.Snapshot {
+	t.Helper()
+	s, err := n.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestKilledDaemon: SIGKILL at once after the start, at every moment of it.
+func TestKilledDaemon(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n1, n2 := clustertest.Node(t, c, "n1", "a"), clustertest.Node(t, c, "n2", "b")
+	p1, p2 := served(t, n1, "p1"), served(t, n2, "p2")
+	if err := n1.KillDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		runIP(t, n1, "link", "del", "ovx4096") // so that there is something to do
+		if err := n1.LaunchDaemon(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Duration(i) * 5 * time.Millisecond)
+		if err := n1.KillDaemon(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n1.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	meet(t, p1, p2)
+	meet(t, p2, p1)
+}
+
+func runIP(t *testing.T, n *cluster.Node, args ...string) {
+	t.Helper()
+	_ = n.Command(t.Context(), "ip", args...).Run() // it may be gone already
+}
+
+// TestPeersComeAndGo: nodes that join are programmed at once, and what they
+// leave behind when their lease is given back is removed.
+func TestPeersComeAndGo(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n1 := clustertest.Node(t, c, "n1", "a")
+	p1 := served(t, n1, "p1")
+	alone := snapshot(t, n1)
+	n2 := clustertest.Node(t, c, "n2", "b")
+	p2 := served(t, n2, "p2")
+	await(t, func() bool { return len(alone.Diff(snapshot(t, n1))) == 5 }) // 2 routes, 2 neighbours, 1 FDB entry
+	meet(t, p1, p2)
+	if err := c.Release(t.Context(), "n2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n2.KillDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		// The daemon of n2 may have renewed it just before its end.
+		return c.Release(t.Context(), "n2") == nil && len(alone.Diff(snapshot(t, n1))) == 0
+	})
+}
+
+// await fails unless a condition comes true soon.
+func await(t *testing.T, condition func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("it didn't happen")
+		}
+	}
+}
+
+// TestReset: a node that lost its power comes back with what it had.
+func TestReset(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n1, n2 := clustertest.Node(t, c, "n1", "a"), clustertest.Node(t, c, "n2", "a")
+	p1 := served(t, n1, "p1")
+	before, err := n2.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := snapshot(t, n1)
+	if err := n2.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n2.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := n2.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before.VTEP.MAC != after.VTEP.MAC || !slices.Equal(before.Blocks(), after.Blocks()) {
+		t.Errorf("it was %v and came back as %v", before.VTEP, after.VTEP)
+	}
+	p2 := served(t, n2, "p2")
+	meet(t, p1, p2)
+	meet(t, p2, p1)
+	if diff := peer.Diff(snapshot(t, n1)); len(diff) > 0 {
+		t.Errorf("the other node changed:\n%s", strings.Join(diff, "\n"))
+	}
+}
+
+// TestMasquerade: who is outside sees the node, unless that is excluded.
+func TestMasquerade(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		network    string
+		masquerade bool
+	}{
+		"on":       {cluster.DefaultNetwork, true},
+		"excluded": {`{"cidrs": ["10.244.0.0/16", "fd00:10:244::/48"], "masquerade": {"exclude": ["172.30.2.0/24", "fd00:30:2::/64"]}}`, false},
+		"off":      {`{"cidrs": ["10.244.0.0/16", "fd00:10:244::/48"], "masquerade": {"enabled": false}}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, backend := range []string{"nftables", "iptables"} {
+				cl := clustertest.New(t, cluster.Options{Network: c.network, Daemon: map[string]any{"firewall": backend}})
+				n := clustertest.Node(t, cl, "n1", "a")
+				vm := labtest.VM(t, cl.Lab, "v1", "b")
+				clustertest.Serve(t, vm.Host, port)
+				p := clustertest.Pod(t, n, "p1")
+				// The way back to a pod's own address is not the overlay's business.
+				for i, via := range []netip.Addr{n.IPv4(), n.IPv6()} {
+					if !c.masquerade {
+						routeBack(t, cl, p.Addresses()[i], via)
+					}
+				}
+				want := []netip.Addr{n.IPv4(), n.IPv6()}
+				if !c.masquerade {
+					want = p.Addresses()
+				}
+				for i, dst := range []netip.Addr{vm.IPv4(), vm.IPv6()} {
+					x, err := p.TCP(t.Context(), netip.AddrPortFrom(dst, port))
+					if err != nil || x.Source.Addr() != want[i] {
+						t.Errorf("%s: %s saw %s (%v), want %s", backend, dst, x.Source.Addr(), err, want[i])
+					}
+				}
+			}
+		})
+	}
+}
+
+// routeBack lets the router send what is for a pod to its node.
+func routeBack(t *testing.T, c *cluster.Cluster, pod, via netip.Addr) {
+	t.Helper()
+	out, err := c.Lab.Router().Command(t.Context(), "ip", "route", "add", pod.String(), "via", via.String()).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TestRefusals: what can't be is said at the start.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		network string
+		daemon  map[string]any
+		texts   []string
+	}{
+		"unknown store":  {cluster.DefaultNetwork, map[string]any{"store": map[string]any{"type": "paper"}}, []string{"store.type", "paper"}},
+		"short lease":    {cluster.DefaultNetwork, map[string]any{"lease": map[string]any{"ttl": "1s"}}, []string{"lease.ttl", "1s"}},
+		"health":         {cluster.DefaultNetwork, map[string]any{"health": "nowhere"}, []string{"health", "nowhere"}},
+		"malformed CIDR": {`{"cidrs": ["10.244.0.0"]}`, nil, []string{"networks[0].cidrs[0]", "10.244.0.0"}},
+		"two of a name": {cluster.DefaultNetwork, map[string]any{"networks": []any{
+			map[string]any{"name": "pods", "cidrs": []string{"10.1.0.0/16"}}, map[string]any{"name": "pods", "cidrs": []string{"10.2.0.0/16"}},
+		}}, []string{"networks[1].name", "pods", "networks[0]"}},
+		"two overlap": {cluster.DefaultNetwork, map[string]any{"networks": []any{
+			map[string]any{"name": "a", "cidrs": []string{"10.0.0.0/8"}}, map[string]any{"name": "b", "cidrs": []string{"10.2.0.0/16"}, "vni": 7},
+		}}, []string{"networks[1].cidrs[0]", "10.2.0.0/16", "10.0.0.0/8"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cl := clustertest.New(t, cluster.Options{Network: c.network, Daemon: c.daemon, NoDaemon: true})
+			n := clustertest.Node(t, cl, "n1", "a")
+			if err := n.LaunchDaemon(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.WaitDaemon(); err == nil {
+				t.Error("it ended with status 0")
+			}
+			for _, text := range c.texts {
+				if !strings.Contains(n.Log(), text) {
+					t.Errorf("its log doesn't contain %q:\n%s", text, n.Log())
+				}
+			}
+		})
+	}
+}
+
+// TestOneDaemon: a second one on the node is refused.
+func TestOneDaemon(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n := clustertest.Node(t, c, "n1", "a")
+	cmd := n.Command(t.Context(), filepath.Join(clustertest.Bin(t), "overlayd"), "-config", filepath.Join(n.Dir(), "overlayd.yaml"))
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another overlayd is running") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestSeveralNetworks: one daemon, two networks; their pods don't meet by
+// overlapping state.
+func TestSeveralNetworks(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{Daemon: map[string]any{"networks": []any{
+		map[string]any{"name": "pods", "cidrs": []string{"10.244.0.0/16", "fd00:10:244::/48"}},
+		map[string]any{"name": "blue", "cidrs": []string{"10.9.0.0/16"}, "vni": 9, "port": 4790},
+	}}})
+	n1, n2 := clustertest.Node(t, c, "n1", "a"), clustertest.Node(t, c, "n2", "b")
+	p1, p2 := served(t, n1, "p1"), served(t, n2, "p2")
+	meet(t, p1, p2)
+	for _, n := range []*cluster.Node{n1, n2} {
+		if _, err := os.Stat(filepath.Join(n.RunDir(), "blue.json")); err != nil {
+			t.Errorf("%s: %v", n.Name(), err)
+		}
+	}
+}
