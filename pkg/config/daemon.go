@@ -97,8 +97,11 @@ func (c *Daemon) parseNetworks(d *decoder) {
 		return
 	}
 	for i, raw := range raws {
-		sub := decode(raw, d.warnings)
-		sub.path = fmt.Sprintf("networks[%d].", i)
+		sub := &decoder{path: fmt.Sprintf("networks[%d].", i), warnings: d.warnings}
+		if err := json.Unmarshal(raw, &sub.fields); err != nil {
+			d.fail(fmt.Sprintf("networks[%d]", i), raw, "is not an object")
+			return
+		}
 		n, err := network(sub, "")
 		if err == nil {
 			err = c.conflict(i, &n)

@@ -156,14 +156,15 @@ func (d *decoder) prefixes(name string) []netip.Prefix {
 	return prefixes
 }
 
-// parseAddress decodes an address, with or without a prefix length.
+// parseAddress decodes an address, with or without a prefix length. An
+// IPv4-mapped one is that IPv4 address.
 func parseAddress(path, text string) (netip.Addr, error) {
 	if p, err := netip.ParsePrefix(text); err == nil {
-		return p.Addr(), nil
+		return p.Addr().Unmap(), nil
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || a.Zone() != "" {
 		return netip.Addr{}, lease.Invalid(path, text, "is not an IP address")
 	}
-	return a, nil
+	return a.Unmap(), nil
 }

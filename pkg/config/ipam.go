@@ -61,7 +61,7 @@ func ParseIPAM(stdin []byte, args string) (*IPAM, error) {
 		d.join(lease.ValidateName("name", c.Name))
 	}
 	field(d, "prevResult", "an object", &c.PrevResult)
-	field(d, "cni.dev/valid-attachments", "a list of attachments", &c.ValidAttachments)
+	c.ValidAttachments = attachments(d)
 	request.parseRequest(d)
 	if section, ok := d.object("ipam"); ok {
 		c.parseSection(section)

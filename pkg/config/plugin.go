@@ -83,7 +83,7 @@ func ParsePlugin(stdin []byte, args string) (*Plugin, error) {
 	}
 	field(d, "dns", "a DNS object (nameservers, domain, search, options)", &c.DNS)
 	field(d, "prevResult", "an object", &c.PrevResult)
-	field(d, "cni.dev/valid-attachments", "a list of attachments", &c.ValidAttachments)
+	c.ValidAttachments = attachments(d)
 	c.parseNetwork(d)
 	c.parseNode(d)
 	c.parseIPAM(d)
@@ -92,6 +92,16 @@ func ParsePlugin(stdin []byte, args string) (*Plugin, error) {
 		return nil, err
 	}
 	return c, c.parseArgs(args)
+}
+
+// attachments reads what GC must keep. Before libcni 1.2.1 the field had another
+// name, which newer ones still pass as well.
+func attachments(d *decoder) []types.GCAttachment {
+	var list []types.GCAttachment
+	if !field(d, "cni.dev/valid-attachments", "a list of attachments", &list) {
+		field(d, "cni.dev/attachments", "a list of attachments", &list)
+	}
+	return list
 }
 
 // parseNetwork reads "network", a name or a specification, and "daemon".
