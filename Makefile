@@ -6,12 +6,11 @@ export CGO_ENABLED := 0
 BIN      := $(CURDIR)/bin
 BINARIES := ./plugins/overlay-vxlan ./plugins/overlayd ./plugins/overlayctl ./ipam/overlay-ipam
 LDFLAGS  := -s -w
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PEERS_DIR := $(BIN)/peers
 UPSTREAM := $(addprefix github.com/containernetworking/plugins/plugins/, main/bridge main/ptp ipam/host-local meta/portmap meta/bandwidth meta/tuning meta/firewall) github.com/containernetworking/cni/cnitool
 TOOLS    := $(CURDIR)/.cache/bin
 GOLANGCI := v2.15.0
-GO_BUILD := go build -trimpath -ldflags '$(LDFLAGS) -X github.com/overlay-cni/overlay-cni/pkg/cni.Version=$(VERSION)'
+GO_BUILD := go build -trimpath -ldflags '$(LDFLAGS)'
 
 .PHONY: help setup build build-all demo test fuzz bench lint clean peers
 
@@ -28,9 +27,9 @@ peers: setup # upstream's plugins and cnitool, from the modules that go.mod name
 	@mkdir -p $(PEERS_DIR) && go build -trimpath -ldflags '-s -w' -o $(PEERS_DIR)/ $(UPSTREAM)
 
 build-all: setup ## the binaries for all systems that they are built for
-	@for t in linux/amd64 linux/arm64; do \
+	@for t in linux/amd64 linux/arm64 windows/amd64; do \
 	  echo "build $$t" && mkdir -p $(BIN)/$$t && GOOS=$${t%/*} GOARCH=$${t#*/} $(GO_BUILD) -o $(BIN)/$$t/ $(BINARIES) || exit 1; done
-	@echo "build windows/amd64" && mkdir -p $(BIN)/windows/amd64 && GOOS=windows GOARCH=amd64 $(GO_BUILD) -o $(BIN)/windows/amd64/ ./ipam/overlay-ipam && GOOS=windows GOARCH=amd64 go vet ./...
+	@GOOS=windows go vet ./...
 
 demo: build ## three nodes on two segments, pods that reach each other: the main job, to watch
 	@$(BIN)/overlayctl lab demo --bin $(BIN)

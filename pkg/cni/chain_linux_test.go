@@ -143,6 +143,7 @@ func TestDelegatedIPAMFails(t *testing.T) {
 		{"gives no address", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion": "1.1.0", "ips": []}'; exit 0`, 999, "ADD", []string{"fake", "no address"}, "ADD DEL"},
 		{"prints nonsense", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion": "1.1.0", "ips": 7}'; exit 0`, 999, "ADD", []string{"fake"}, "ADD DEL"},
 		{"isn't available", `[ $CNI_COMMAND = STATUS ] && { echo '{"code": 50, "msg": "no pool"}'; exit 1; }; exit 0`, 50, "STATUS", []string{"fake", "no pool"}, "STATUS"},
+		{"has limited connectivity", `[ $CNI_COMMAND = STATUS ] && { echo '{"code": 51, "msg": "half a pool"}'; exit 1; }; exit 0`, 51, "STATUS", []string{"fake", "half a pool"}, "STATUS"},
 		{"can't collect", `[ $CNI_COMMAND = GC ] && { echo '{"code": 121, "msg": "busy"}'; exit 1; }; exit 0`, 121, "GC", []string{"fake", "busy"}, "GC"},
 	} {
 		writeScript(t, filepath.Join(bin, "fake"), fmt.Sprintf("#!/bin/sh\ncat >/dev/null; echo $CNI_COMMAND >> %s\n%s\n", record, c.script))

@@ -125,7 +125,7 @@ func (p *IPAMPlugin) check(ctx context.Context, c *ipamCall) error {
 }
 
 func (p *IPAMPlugin) status(ctx context.Context, c *ipamCall) error {
-	return coded(c.ledger.free(ctx, c.config.Sets), types.ErrPluginNotAvailable)
+	return unavailable(c.ledger.free(ctx, c.config.Sets))
 }
 
 func (p *IPAMPlugin) gc(ctx context.Context, c *ipamCall) error {

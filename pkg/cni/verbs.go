@@ -127,12 +127,21 @@ func (p *Plugin) check(c *call) error {
 func (p *Plugin) status(c *call) error {
 	state, err := p.usable(c)
 	if err != nil {
-		return coded(err, types.ErrPluginNotAvailable)
+		return unavailable(err)
 	}
 	if err := p.Dataplane.Status(c.ctx, state); err != nil {
 		return coded(fmt.Errorf("network %s: %w", c.config.Network, err), types.ErrLimitedConnectivity)
 	}
-	return coded(c.ipam.status(c, state), types.ErrPluginNotAvailable)
+	return unavailable(c.ipam.status(c, state))
+}
+
+// unavailable gives an error the code for "ADD would fail", unless it has the
+// code that a delegated plugin gave it.
+func unavailable(err error) error {
+	if as[*types.Error](err) {
+		return err
+	}
+	return coded(err, types.ErrPluginNotAvailable)
 }
 
 // gc removes every attachment of the network that the runtime doesn't know.

@@ -50,8 +50,9 @@ const maxChainName = 28
 // Docker and others set the policy of FORWARD to DROP, which no rule elsewhere
 // than in iptables can lift.
 func (r *Rules) forwardChain(f lease.Family) Chain {
-	var rules []string
-	for _, p := range of(f, r.CIDRs) {
+	cidrs := of(f, r.CIDRs)
+	rules := make([]string, 0, 2*len(cidrs))
+	for _, p := range cidrs {
 		rules = append(rules, fmt.Sprintf("-s %s -j ACCEPT", p), fmt.Sprintf("-d %s -j ACCEPT", p))
 	}
 	return r.chain(f, "filter", "OVERLAY-FWD-", "FORWARD", rules)
@@ -73,11 +74,12 @@ func (r *Rules) iptables(f lease.Family) []Chain {
 }
 
 func (r *Rules) masqueradeRules(f lease.Family) []string {
-	var rules []string
-	for _, p := range r.kept(f) {
+	kept, cidrs := r.kept(f), of(f, r.CIDRs)
+	rules := make([]string, 0, len(kept)+len(cidrs))
+	for _, p := range kept {
 		rules = append(rules, fmt.Sprintf("-d %s -j RETURN", p))
 	}
-	for _, p := range of(f, r.CIDRs) {
+	for _, p := range cidrs {
 		rules = append(rules, fmt.Sprintf("-s %s -j MASQUERADE --random-fully", p))
 	}
 	return rules

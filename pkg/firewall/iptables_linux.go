@@ -25,16 +25,13 @@ type IPTables struct {
 
 // NewIPTables returns the target that does all of a network's rules.
 func NewIPTables(r *Rules) (*IPTables, error) {
-	var want []Chain
-	for _, f := range lease.Families() {
-		want = append(want, r.iptables(f)...)
-	}
+	want := append(r.iptables(lease.IPv4), r.iptables(lease.IPv6)...)
 	return newIPTables(want)
 }
 
 // NewForward returns the target that only lets a network's packets be
-// forwarded, for families whose FORWARD chain exists in iptables; nil when
-// there is none, for then nothing in iptables drops them.
+// forwarded, for families whose FORWARD chain exists in iptables. Where there
+// is none, nothing in iptables drops them, and the target is empty.
 func NewForward(r *Rules) (*IPTables, error) {
 	var want []Chain
 	for _, f := range lease.Families() {
@@ -45,9 +42,6 @@ func NewForward(r *Rules) (*IPTables, error) {
 		if exists && r.forwarded(f) {
 			want = append(want, r.forwardChain(f))
 		}
-	}
-	if len(want) == 0 {
-		return nil, nil
 	}
 	return newIPTables(want)
 }
@@ -78,9 +72,9 @@ func hasForward(f lease.Family) (bool, error) {
 // LegacyTables returns the legacy iptables' tables that are in use, separated
 // by white space.
 func LegacyTables(f lease.Family) string {
-	name := "/proc/net/ip_tables_names"
+	name := "/proc/thread-self/net/ip_tables_names"
 	if f == lease.IPv6 {
-		name = "/proc/net/ip6_tables_names"
+		name = "/proc/thread-self/net/ip6_tables_names"
 	}
 	tables, err := os.ReadFile(name)
 	if err != nil {

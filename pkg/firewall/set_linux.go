@@ -30,7 +30,7 @@ func parts(b Backend, r *Rules) ([]part, error) {
 	}
 	all := []part{{n, want}}
 	f, err := NewForward(r)
-	if err == nil && f != nil {
+	if err == nil && len(f.want) > 0 {
 		all = append(all, part{f, f.Objects()})
 	}
 	return all, err

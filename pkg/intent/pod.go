@@ -31,8 +31,9 @@ type Pod struct {
 	Routes []netip.Prefix
 }
 
-// The gateways that all pods have: link-local addresses, answered by the
-// host's end of the pair for this pod alone. So no address is spent on them.
+// Gateway returns the gateway that all pods have in a family: a link-local
+// address, answered by the host's end of the pair for this pod alone. So no
+// address is spent on it.
 func Gateway(f lease.Family) netip.Addr {
 	if f == lease.IPv4 {
 		return netip.AddrFrom4([4]byte{169, 254, 1, 1})
@@ -83,9 +84,14 @@ const AliasPrefix = "overlay-cni"
 const aliasLimit = 255
 
 // Alias is kept with the host's end when all else is in place. It tells people
-// whose the interface is, and rebuilds a lost ledger.
+// whose the interface is, and rebuilds a lost ledger. One that would be too
+// long is cut before the interface, so that nobody takes the rest for a whole.
 func (a Attachment) Alias() string {
-	alias := strings.Join([]string{AliasPrefix, a.Network, a.Container, a.Interface}, "/")
+	parts := []string{AliasPrefix, a.Network, a.Container, a.Interface}
+	if alias := strings.Join(parts, "/"); len(alias) <= aliasLimit {
+		return alias
+	}
+	alias := strings.Join(parts[:3], "/")
 	return alias[:min(len(alias), aliasLimit)]
 }
 

@@ -21,7 +21,7 @@ import (
 // Version is the format that this package writes, and the only one it reads.
 const Version = 1
 
-// ErrNotReady: the node has no state for the network (yet).
+// ErrNotReady says that the node has no state for the network (yet).
 var ErrNotReady = errors.New("node is not ready")
 
 // State is what a node has in a network.

@@ -16,7 +16,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
 
-// ErrNone: no interface can be chosen.
+// ErrNone says that no interface can be chosen.
 var ErrNone = errors.New("no underlay interface")
 
 // Find describes the interface of a name, or, where the name is empty, the one

@@ -106,7 +106,8 @@ func Objects(s *Spec, peers []Peer) []reconcile.Object {
 }
 
 func peerObjects(device string, p *Peer) []reconcile.Object {
-	objects := []reconcile.Object{kernel.FDB{Link: device, MAC: p.MAC, Remote: p.Underlay}}
+	objects := make([]reconcile.Object, 0, 1+2*len(p.Blocks))
+	objects = append(objects, kernel.FDB{Link: device, MAC: p.MAC, Remote: p.Underlay})
 	for _, block := range p.Blocks {
 		gateway := Gateway(block)
 		objects = append(objects,

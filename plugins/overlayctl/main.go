@@ -23,8 +23,9 @@ const usage = `usage: overlayctl lab demo [--bin DIR]
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	switch err := run(ctx, os.Args[1:]); {
+	err := run(ctx, os.Args[1:])
+	stop()
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
 	case err != nil:

@@ -1,0 +1,20 @@
+//go:build !linux
+
+// Package daemon puts overlayd together: which store, which networks, which
+// tasks.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+)
+
+// Run says that there is no daemon for this system yet.
+func Run(context.Context, *config.Daemon, *slog.Logger) error {
+	return fmt.Errorf("overlayd on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
