@@ -1,0 +1,117 @@
+//go:build linux
+
+package main
+
+// A node's overlayd.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/lab"
+)
+
+// daemonPatience is how long overlayd may take to be ready.
+const daemonPatience = 20 * time.Second
+
+// health is where overlayd answers, on every node.
+const health = "127.0.0.1:9480"
+
+type daemon struct {
+	bin     string
+	node    *lab.Node
+	dir     string // its own
+	store   string // that of all nodes
+	network object
+
+	command *lab.Command
+	output  bytes.Buffer
+}
+
+// plugin is the configuration of a plugin that is served by the daemon.
+func (d *daemon) plugin() object {
+	return object{
+		"type": ownPlugin, "network": d.network["name"], "node": d.node.Name(),
+		"runDir": filepath.Join(d.dir, "run"), "dataDir": filepath.Join(d.dir, "data"),
+	}
+}
+
+// start runs the daemon and waits until it is ready.
+func (d *daemon) start(ctx context.Context) error {
+	if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		return fmt.Errorf("start overlayd: %w", err)
+	}
+	config, err := json.Marshal(object{ // which is YAML, too
+		"node": d.node.Name(), "runDir": filepath.Join(d.dir, "run"), "dataDir": filepath.Join(d.dir, "data"),
+		"store": object{"type": "local", "path": d.store}, "health": health, "networks": []object{d.network},
+	})
+	if err != nil {
+		return fmt.Errorf("encode configuration of overlayd: %w", err)
+	}
+	file := filepath.Join(d.dir, "overlayd.yaml")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		return fmt.Errorf("write configuration of overlayd: %w", err)
+	}
+	d.command = d.node.Command(ctx, filepath.Join(d.bin, "overlayd"), "-config", file)
+	d.command.Stdout, d.command.Stderr = &d.output, &d.output
+	if err := d.command.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- d.command.Wait() }()
+	return d.await(ctx, ended)
+}
+
+// await asks the daemon until it says that it is ready.
+func (d *daemon) await(ctx context.Context, ended <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	client := &http.Client{Transport: &http.Transport{DialContext: d.dial, DisableKeepAlives: true}}
+	for {
+		if err := ask(ctx, client); err == nil {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case err := <-ended:
+			return fmt.Errorf("overlayd on %s ended: %w\n%s", d.node.Name(), err, d.output.String())
+		case <-ctx.Done():
+			return fmt.Errorf("overlayd on %s is not ready: %w", d.node.Name(), ctx.Err())
+		}
+	}
+}
+
+// dial connects from within the node.
+func (d *daemon) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = d.node.Do(func() (err error) {
+		// Dialling an address of the loopback starts no goroutine.
+		conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+func ask(ctx context.Context, client *http.Client) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+health+"/readyz", nil)
+	if err != nil {
+		return fmt.Errorf("ask overlayd: %w", err)
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask overlayd: %w", err)
+	}
+	defer func() { _ = answer.Body.Close() }() // only the status matters
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask overlayd: %s", answer.Status)
+	}
+	return nil
+}
