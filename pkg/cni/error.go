@@ -93,10 +93,7 @@ func coded(err error, code uint) error {
 }
 
 // toCNI turns any error into one with a CNI code.
-func toCNI(err error) error {
-	if err == nil {
-		return nil
-	}
+func toCNI(err error) *types.Error {
 	for _, c := range codes() {
 		if !c.is(err) {
 			continue
@@ -104,13 +101,13 @@ func toCNI(err error) error {
 		if c.code == 0 {
 			break
 		}
-		return coded(err, c.code)
+		return types.NewError(c.code, err.Error(), "")
 	}
 	var e *types.Error
 	if errors.As(err, &e) {
 		return types.NewError(e.Code, err.Error(), e.Details)
 	}
-	return coded(err, types.ErrInternal)
+	return types.NewError(types.ErrInternal, err.Error(), "")
 }
 
 // PrintError writes an error object as the specification wants it, with the

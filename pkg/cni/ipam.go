@@ -143,7 +143,7 @@ func (i *inProcess) retain(ctx context.Context, valid []types.GCAttachment) erro
 }
 
 func ipamAttachment(c *call) ipam.Attachment {
-	return ipam.Attachment{ContainerID: c.args.ContainerID, Interface: c.args.IfName}
+	return ipam.Attachment{ContainerID: c.args.Container, Interface: c.args.Interface}
 }
 
 // Ranges turns a node's blocks into what IPAM takes: an address of each family,

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -25,7 +24,7 @@ const AboutIPAM = "overlay-ipam gives addresses of ranges (CNI IPAM plugin, conf
 // MainIPAM runs overlay-ipam and returns its exit status.
 func MainIPAM(stdout, stderr io.Writer) int {
 	p := &IPAMPlugin{Stdout: stdout, Log: slog.New(slog.NewTextHandler(stderr, nil))}
-	return Run(p.Funcs(), AboutIPAM, stdout, stderr)
+	return NewProcess(stdout, stderr).Run(AboutIPAM, p.Verbs())
 }
 
 // IPAMPlugin is overlay-ipam: an IPAM plugin for any main plugin.
@@ -36,34 +35,30 @@ type IPAMPlugin struct {
 
 // ipamCall is one call of a verb.
 type ipamCall struct {
-	args   *skel.CmdArgs
+	args   *Args
 	config *config.IPAM
 	ledger *inProcess
 }
 
 func (c *ipamCall) attachment() ipam.Attachment {
-	return ipam.Attachment{ContainerID: c.args.ContainerID, Interface: c.args.IfName}
+	return ipam.Attachment{ContainerID: c.args.Container, Interface: c.args.Interface}
 }
 
-// Funcs returns the verbs for skel's dispatcher.
-func (p *IPAMPlugin) Funcs() skel.CNIFuncs {
-	verb := func(fn func(context.Context, *ipamCall) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error {
-			ctx, cancel := context.WithTimeout(context.Background(), deadline)
-			defer cancel()
-			c, err := config.ParseIPAM(args.StdinData, args.Args)
+// Verbs returns what the plugin does.
+func (p *IPAMPlugin) Verbs() Verbs {
+	verb := func(fn func(context.Context, *ipamCall) error) func(context.Context, *Args) error {
+		return func(ctx context.Context, args *Args) error {
+			c, err := config.ParseIPAM(args.Stdin, args.Extra)
 			if err != nil {
-				return toCNI(err)
+				return err
 			}
 			for _, w := range c.Warnings {
 				p.Log.Warn(w, "network", c.Name)
 			}
-			return toCNI(fn(ctx, &ipamCall{args, c, &inProcess{ledger: c.Ledger}}))
+			return fn(ctx, &ipamCall{args, c, &inProcess{ledger: c.Ledger}})
 		}
 	}
-	return skel.CNIFuncs{
-		Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc),
-	}
+	return Verbs{Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}
 }
 
 func (p *IPAMPlugin) add(ctx context.Context, c *ipamCall) error {

@@ -16,5 +16,5 @@ func Main(stdout, stderr io.Writer) int {
 		Stderr:    stderr,
 		Log:       slog.New(slog.NewTextHandler(stderr, nil)),
 	}
-	return Run(p.Funcs(), About, stdout, stderr)
+	return NewProcess(stdout, stderr).Run(About, p.Verbs())
 }

@@ -11,9 +11,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/version"
-
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
@@ -21,14 +18,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
-// Versions are the versions of the specification that we speak.
-func Versions() version.PluginInfo {
-	return version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0")
-}
-
-// deadline bounds one call, so that a node in trouble answers instead of
-// keeping the runtime waiting.
-const deadline = 90 * time.Second
+// About is printed when the plugin is run by hand.
+const About = "overlay-vxlan attaches pods to a VXLAN overlay network (CNI plugin)"
 
 // Dataplane is what the verbs need of the operating system.
 type Dataplane interface {
@@ -68,39 +59,35 @@ type Plugin struct {
 	Log       *slog.Logger
 }
 
-// Funcs returns the verbs for skel's dispatcher. VERSION is its own.
-func (p *Plugin) Funcs() skel.CNIFuncs {
-	verb := func(fn func(*call) error) func(*skel.CmdArgs) error {
-		return func(args *skel.CmdArgs) error {
-			ctx, cancel := context.WithTimeout(context.Background(), deadline)
-			defer cancel()
+// Verbs returns what the plugin does.
+func (p *Plugin) Verbs() Verbs {
+	verb := func(fn func(*call) error) func(context.Context, *Args) error {
+		return func(ctx context.Context, args *Args) error {
 			c, err := p.parse(ctx, args)
-			if err == nil {
-				err = fn(c)
+			if err != nil {
+				return err
 			}
-			return toCNI(err)
+			return fn(c)
 		}
 	}
-	return skel.CNIFuncs{
-		Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc),
-	}
+	return Verbs{Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}
 }
 
 // call is one call of a verb.
 type call struct {
 	ctx    context.Context //nolint:containedctx // it lives as long as the call
-	args   *skel.CmdArgs
+	args   *Args
 	config *config.Plugin
 	ipam   ipamPlugin
 }
 
 // attachment that the call is about.
 func (c *call) attachment() intent.Attachment {
-	return intent.Attachment{Network: c.config.Network, Container: c.args.ContainerID, Interface: c.args.IfName}
+	return intent.Attachment{Network: c.config.Network, Container: c.args.Container, Interface: c.args.Interface}
 }
 
-func (p *Plugin) parse(ctx context.Context, args *skel.CmdArgs) (*call, error) {
-	conf, err := config.ParsePlugin(args.StdinData, args.Args)
+func (p *Plugin) parse(ctx context.Context, args *Args) (*call, error) {
+	conf, err := config.ParsePlugin(args.Stdin, args.Extra)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +103,7 @@ func (p *Plugin) parse(ctx context.Context, args *skel.CmdArgs) (*call, error) {
 			},
 		}
 	} else {
-		c.ipam = &delegate{plugin: conf.IPAM, stdin: args.StdinData, stderr: p.Stderr}
+		c.ipam = &delegate{plugin: conf.IPAM, stdin: args.Stdin, stderr: p.Stderr}
 	}
 	return c, nil
 }
