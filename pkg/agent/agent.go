@@ -44,17 +44,18 @@ type Agent struct {
 	// LeaseTTL is what the networks' leases last, so that they are renewed
 	// in time.
 	LeaseTTL time.Duration
-	Log      *slog.Logger
+	Log      *slog.Logger // nil discards
 }
 
 // Run runs all tasks until ctx ends, or one fails for good.
 func (a *Agent) Run(ctx context.Context) error {
+	log := orDiscard(a.Log)
 	tasks, ctx := errgroup.WithContext(ctx)
 	if a.Health != nil {
 		tasks.Go(func() error { return a.Health.Run(ctx) })
 	}
 	for _, n := range a.Networks {
-		t := &task{network: n, agent: a, wake: make(chan struct{}, 1), up: make(chan struct{})}
+		t := &task{network: n, agent: a, log: log.With("network", n.Name()), wake: make(chan struct{}, 1), up: make(chan struct{})}
 		tasks.Go(func() error { return t.keep(ctx) })
 		tasks.Go(func() error { return t.watch(ctx) })
 	}
@@ -68,6 +69,7 @@ func (a *Agent) Run(ctx context.Context) error {
 type task struct {
 	network  Network
 	agent    *Agent
+	log      *slog.Logger
 	wake     chan struct{} // something changed
 	up       chan struct{} // closed by the first sync that succeeds
 	once     sync.Once
@@ -84,7 +86,6 @@ func (t *task) changed() {
 
 // keep syncs the network now, when something changed, and after a while.
 func (t *task) keep(ctx context.Context) error {
-	log := t.agent.Log.With("network", t.network.Name())
 	retry := firstRetry
 	for {
 		state, err := t.network.Sync(ctx)
@@ -94,13 +95,13 @@ func (t *task) keep(ctx context.Context) error {
 		t.agent.Health.report(t.network.Name(), state, err)
 		pause := jitter(min(Resync, t.renewal()))
 		if err != nil {
-			log.Error("sync failed", "error", err, "retry", retry)
+			t.log.Error("sync failed", "error", err, "retry", retry)
 			pause, retry = jitter(retry), min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
 			t.revision.Store(int64(state.Revision))
 			t.once.Do(func() {
-				log.Info("network is up", "device", state.VTEP.Device, "blocks", state.VTEP.Blocks, "mtu", state.VTEP.MTU)
+				t.log.Info("network is up", "device", state.VTEP.Device, "blocks", state.VTEP.Blocks, "mtu", state.VTEP.MTU)
 				close(t.up)
 			})
 		}
@@ -137,13 +138,20 @@ func (t *task) watch(ctx context.Context) error {
 		if time.Since(started) > lastRetry {
 			retry = firstRetry // it had worked
 		}
-		t.agent.Log.Warn("watch ended", "network", t.network.Name(), "error", err, "retry", retry)
+		t.log.Warn("watch ended", "error", err, "retry", retry)
 		t.changed()
 		if err := sleep(ctx, jitter(retry), nil); err != nil {
 			return err
 		}
 		retry = min(2*retry, lastRetry)
 	}
+}
+
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
 }
 
 // sleep waits for a while, or until woken.

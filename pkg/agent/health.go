@@ -34,7 +34,7 @@ type networkHealth struct {
 
 // NewHealth returns the health of networks that haven't been synced yet.
 func NewHealth(address netip.AddrPort, networks []Network, log *slog.Logger) *Health {
-	h := &Health{Address: address, Log: log, networks: map[string]networkHealth{}}
+	h := &Health{Address: address, Log: orDiscard(log), networks: map[string]networkHealth{}}
 	for _, n := range networks {
 		h.networks[n.Name()] = networkHealth{Error: "not synced yet"}
 	}

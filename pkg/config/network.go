@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"math"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
@@ -58,6 +59,9 @@ func network(d *decoder, name string) (lease.Network, error) {
 func mtu(d *decoder) int {
 	if string(d.fields["mtu"]) == `"auto"` {
 		delete(d.fields, "mtu")
+	}
+	if raw, ok := d.fields["mtu"]; ok && bytes.HasPrefix(raw, []byte(`"`)) {
+		d.fail("mtu", raw, "must be auto, or a number within %d..%d", lease.MinMTUIPv4, lease.MaxMTU)
 	}
 	v, _ := d.number("mtu", lease.MinMTUIPv4, lease.MaxMTU)
 	return int(v)

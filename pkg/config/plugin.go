@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -121,13 +122,19 @@ func (c *Plugin) parseNetwork(d *decoder) {
 		if !ok {
 			return
 		}
+		d.join(lease.ValidateName("name", c.Name)) // which is the network's too
 		n, err := network(sub, c.Name)
 		d.join(err)
 		c.Spec = &n
 	default:
 		field(d, "network", "a name or an object", &c.Network)
 	}
-	if d.err == nil {
+	if d.err != nil {
+		return
+	}
+	if c.Network == c.Name {
+		d.join(lease.ValidateName("name", c.Name))
+	} else {
 		d.join(lease.ValidateName("network", c.Network))
 	}
 }
@@ -149,11 +156,8 @@ func parseNode(d *decoder, n *Node) {
 	if d.err == nil {
 		d.join(lease.ValidateName(d.path+"node", n.Name))
 	}
-	for name, dir := range map[string]*string{"runDir": &n.RunDir, "dataDir": &n.DataDir} {
-		if field(d, name, "a path", dir) && !filepath.IsAbs(*dir) {
-			d.fail(name, []byte(*dir), "must be an absolute path")
-		}
-	}
+	directory(d, "runDir", &n.RunDir)
+	directory(d, "dataDir", &n.DataDir)
 	if u, ok := d.object("underlay"); ok {
 		field(u, "interface", "the name of an interface", &n.Underlay)
 		d.join(u.finish())
@@ -167,15 +171,21 @@ func parseNode(d *decoder, n *Node) {
 	}
 }
 
+func directory(d *decoder, name string, into *string) {
+	if field(d, name, "a path", into) && !filepath.IsAbs(*into) {
+		d.fail(name, []byte(*into), "must be an absolute path")
+	}
+}
+
 func (c *Plugin) parseIPAM(d *decoder) {
 	c.IPAM = IPAMType
-	raw, ok := d.fields["ipam"]
-	sub, _ := d.object("ipam")
-	if !ok || sub == nil {
+	sub, ok := d.object("ipam")
+	if !ok {
 		return
 	}
-	if !field(sub, "type", "a string", &c.IPAM) {
-		d.fail("ipam.type", raw, "is missing")
+	if !field(sub, "type", "a string", &c.IPAM) || c.IPAM == "" {
+		d.join(sub.err)
+		d.fail("ipam.type", nil, "is missing")
 		return
 	}
 	if c.IPAM != IPAMType {
@@ -191,19 +201,19 @@ func routes(d *decoder) []netip.Prefix {
 	var list []struct {
 		Dst string `json:"dst"`
 	}
-	raw := d.fields["routes"]
 	if !field(d, "routes", "a list of routes", &list) {
 		return nil
 	}
 	found := make([]netip.Prefix, 0, len(list))
 	for i, r := range list {
+		path := fmt.Sprintf("%sroutes[%d].dst", d.path, i)
 		p, err := netip.ParsePrefix(r.Dst)
 		if err != nil {
-			d.fail(fmt.Sprintf("routes[%d].dst", i), []byte(r.Dst), "is not a CIDR")
+			d.join(lease.Invalid(path, r.Dst, "is not a CIDR"))
 			return nil
 		}
-		if p != p.Masked() {
-			d.fail(fmt.Sprintf("routes[%d].dst", i), raw, "has bits set beyond its length; did you mean %s?", p.Masked())
+		if err := lease.ValidateCIDR(path, p); err != nil {
+			d.join(err)
 			return nil
 		}
 		found = append(found, p)
@@ -296,12 +306,14 @@ func (e *ArgsError) Unwrap() error { return e.Err }
 // Raw returns a configuration as JSON again, with fields replaced: what is
 // handed to a delegated plugin.
 func Raw(stdin []byte, replace map[string]any) ([]byte, error) {
-	var fields map[string]any
+	var fields map[string]json.RawMessage // keeps numbers as they are written
 	if err := json.Unmarshal(stdin, &fields); err != nil {
 		return nil, &SyntaxError{Err: err, Text: excerpt(stdin, err)}
 	}
-	for name, value := range replace {
-		fields[name] = value
+	replaced := make(map[string]any, len(fields)+len(replace))
+	for name, value := range fields {
+		replaced[name] = value
 	}
-	return json.Marshal(fields)
+	maps.Copy(replaced, replace)
+	return json.Marshal(replaced)
 }

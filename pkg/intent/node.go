@@ -117,7 +117,7 @@ func (u *Underlay) local() netip.Addr {
 func (f *Facts) mtu(outer lease.Family) (int, error) {
 	most := f.Underlay.MTU - outer.Overhead()
 	switch {
-	case f.Network.MTU > most:
+	case f.Network.MTU != 0 && f.Network.MTU > most:
 		return 0, lease.Invalid("mtu", f.Network.MTU, "is too large: interface %s has an MTU of %d, which leaves %d within VXLAN over %s",
 			f.Underlay.Interface, f.Underlay.MTU, most, outer)
 	case f.Network.MTU != 0:

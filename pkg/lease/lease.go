@@ -29,6 +29,12 @@ func (v *VTEP) UnderlayOf(f Family) netip.Addr {
 	return netip.Addr{}
 }
 
+// isComplete says whether other nodes can reach the VTEP.
+func (v *VTEP) isComplete() bool {
+	unusable := func(a netip.Addr) bool { return !a.IsValid() || a.Is4In6() }
+	return v.MAC.IsValid() && len(v.Underlay) > 0 && !slices.ContainsFunc(v.Underlay, unusable)
+}
+
 // Equal says whether two VTEPs are alike.
 func (v *VTEP) Equal(other *VTEP) bool {
 	return v.MAC == other.MAC && slices.Equal(v.Underlay, other.Underlay)
@@ -70,7 +76,13 @@ func decodeLease(key string, value []byte) (Lease, error) {
 	if !l.Block.IsValid() || l.Key() != key {
 		return Lease{}, fmt.Errorf("decode lease %s: it is about block %s of network %q", key, l.Block, l.Network)
 	}
-	if !l.VTEP.MAC.IsValid() || len(l.VTEP.Underlay) == 0 {
+	if err := ValidateCIDR("block", l.Block); err != nil {
+		return Lease{}, fmt.Errorf("decode lease %s: %w", key, err)
+	}
+	if l.Node == "" {
+		return Lease{}, fmt.Errorf("decode lease %s: it has no node", key)
+	}
+	if !l.VTEP.isComplete() {
 		return Lease{}, fmt.Errorf("decode lease %s: VTEP %s at %v is incomplete", key, l.VTEP.MAC, l.VTEP.Underlay)
 	}
 	return l, nil

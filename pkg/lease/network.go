@@ -152,8 +152,13 @@ func ValidateName(field, name string) error {
 		return Invalid(field, name, "its length must be within 1..%d", MaxNameLength)
 	}
 	inside := func(r rune) bool { return r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.' }
-	if strings.ContainsFunc(name, func(r rune) bool { return !inside(r) }) || strings.Trim(name, "-.") != name {
-		return Invalid(field, name, "must consist of lower-case letters, digits, '-' and '.', and begin and end with a letter or digit")
+	if strings.ContainsFunc(name, func(r rune) bool { return !inside(r) }) {
+		return Invalid(field, name, "must consist of lower-case letters, digits, '-' and '.'")
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || strings.Trim(label, "-") != label {
+			return Invalid(field, name, "each part between dots must begin and end with a letter or digit")
+		}
 	}
 	return nil
 }
@@ -182,11 +187,40 @@ func (n *Network) Validate() error {
 		return Invalid("mtu", n.MTU, "must be within %d..%d", n.MinMTU(), MaxMTU)
 	}
 	for i, p := range n.Masquerade.Exclude {
-		if p != p.Masked() {
-			return Invalid(fmt.Sprintf("masquerade.exclude[%d]", i), p, "has bits set beyond its length; did you mean %s?", p.Masked())
+		if err := ValidateCIDR(fmt.Sprintf("masquerade.exclude[%d]", i), p); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// ValidateCIDR checks that a prefix is one of IPv4 or IPv6 proper, and written
+// as a network.
+func ValidateCIDR(field string, p netip.Prefix) error {
+	if !p.IsValid() || p.Addr().Is4In6() {
+		return Invalid(field, p, "is not a CIDR")
+	}
+	if p != p.Masked() {
+		return Invalid(field, p, "has bits set beyond its length; did you mean %s?", p.Masked())
+	}
+	return nil
+}
+
+// unusable are prefixes with addresses that mean something else to the kernel,
+// or to us: "this" network, loopback, link-local, where the pods' gateways are,
+// multicast; the first of IPv6's has the unspecified address, loopback and
+// IPv4's addresses within it.
+func unusable() []netip.Prefix {
+	from4 := func(a, b byte, bits int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{a, b}), bits)
+	}
+	from6 := func(a, b byte, bits int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom16([16]byte{a, b}), bits)
+	}
+	return []netip.Prefix{
+		from4(0, 0, 8), from4(127, 0, 8), from4(169, 254, 16), from4(224, 0, 4),
+		from6(0, 0, 8), from6(0xfe, 0x80, 10), from6(0xff, 0, 8),
+	}
 }
 
 // MinMTU is the least MTU with which all families of the network work.
@@ -199,22 +233,23 @@ func (n *Network) MinMTU() int {
 
 func (n *Network) validateCIDR(i int, p netip.Prefix) error {
 	field := fmt.Sprintf("cidrs[%d]", i)
-	if !p.IsValid() || p.Addr().Is4In6() {
-		return Invalid(field, p, "is not a CIDR")
+	if err := ValidateCIDR(field, p); err != nil {
+		return err
 	}
-	if p != p.Masked() {
-		return Invalid(field, p, "has bits set beyond its length; did you mean %s?", p.Masked())
-	}
-	a := p.Addr()
-	if a.IsMulticast() || a.IsLoopback() || a.IsLinkLocalUnicast() || p.Bits() == 0 {
-		return Invalid(field, p, "pods can't have such addresses")
+	for _, u := range unusable() {
+		if p.Overlaps(u) {
+			return Invalid(field, p, "pods can't have the addresses of %s", u)
+		}
 	}
 	for j, other := range n.CIDRs[:i] {
 		if p.Overlaps(other) {
 			return Invalid(field, p, "overlaps cidrs[%d], %s", j, other)
 		}
 	}
-	f := FamilyOf(a)
+	f := FamilyOf(p.Addr())
+	if p.Bits() > f.Bits()-2 {
+		return Invalid(field, p, "is too small: no block of /%d fits in", f.Bits()-2)
+	}
 	length := n.BlockLength.Of(f)
 	if length < p.Bits() || length > f.Bits()-2 {
 		return Invalid("blockLength."+strings.ToLower(f.String()), length,
@@ -234,8 +269,8 @@ func (n *Network) ConflictsWith(other *Network) error {
 			}
 		}
 	}
-	if n.VNI == other.VNI && n.Port == other.Port {
-		return Invalid("vni", n.VNI, "network %s has the VNI and port of network %s", n.Name, other.Name)
+	if n.VNI == other.VNI { // whatever the ports: devices are named after the VNI
+		return Invalid("vni", n.VNI, "network %s has the VNI of network %s", n.Name, other.Name)
 	}
 	return nil
 }

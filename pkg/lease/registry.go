@@ -52,68 +52,6 @@ type Claim struct {
 	VTEP    VTEP
 }
 
-// Join registers a network, so that all nodes use it alike. It is no error
-// when the network is registered already and the same; where it differs, or
-// overlaps another one, the error wraps ErrConflict and names both.
-func (r *Registry) Join(ctx context.Context, n *Network) error {
-	registered, err := r.Networks(ctx)
-	if err != nil {
-		return err
-	}
-	for i := range registered {
-		other := &registered[i]
-		if other.Name == n.Name {
-			if other.Equal(n) {
-				return nil
-			}
-			return fmt.Errorf("%w: network %s is registered as %s, which differs from %s",
-				ErrConflict, n.Name, describe(other), describe(n))
-		}
-		if err := n.ConflictsWith(other); err != nil {
-			return fmt.Errorf("%w: %w", ErrConflict, err)
-		}
-	}
-	value, err := json.Marshal(n)
-	if err != nil {
-		return fmt.Errorf("encode network %s: %w", n.Name, err)
-	}
-	_, err = r.Store.Create(ctx, networkPrefix+n.Name, value)
-	if errors.Is(err, store.ErrExists) {
-		return r.Join(ctx, n) // somebody else was faster: compare with theirs
-	}
-	if err != nil {
-		return fmt.Errorf("register network %s: %w", n.Name, err)
-	}
-	return nil
-}
-
-const networkPrefix = "networks/"
-
-func describe(n *Network) string {
-	value, err := json.Marshal(n)
-	if err != nil {
-		return n.Name
-	}
-	return string(value)
-}
-
-// Networks lists the registered networks, sorted by name.
-func (r *Registry) Networks(ctx context.Context) ([]Network, error) {
-	entries, _, err := r.Store.List(ctx, networkPrefix)
-	if err != nil {
-		return nil, fmt.Errorf("list networks: %w", err)
-	}
-	networks := make([]Network, 0, len(entries))
-	for _, e := range entries {
-		var n Network
-		if err := json.Unmarshal(e.Value, &n); err != nil {
-			return nil, fmt.Errorf("decode %s: %w: %w", e.Key, store.ErrCorrupt, err)
-		}
-		networks = append(networks, n)
-	}
-	return networks, nil
-}
-
 // View is what a store says of a network's leases at one revision.
 type View struct {
 	Leases   []Lease
@@ -219,7 +157,7 @@ func (r *Registry) claim(ctx context.Context, c *Claim, f Family, leases []store
 		want.Block = block
 		return r.create(ctx, &want)
 	}
-	if l := r.abandoned(f, leases); l != nil {
+	if l := r.abandoned(&c.Network, f, leases); l != nil {
 		want.Block = l.Block
 		return r.replace(ctx, l, &want)
 	}
@@ -259,27 +197,38 @@ func (r *Registry) replace(ctx context.Context, have *stored, want *Lease) (Leas
 func (r *Registry) Renew(ctx context.Context, own []Lease) ([]Lease, error) {
 	renewed := make([]Lease, 0, len(own))
 	for _, l := range own {
-		e, err := r.Store.Get(ctx, l.Key())
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, fmt.Errorf("renew block %s: %w", l.Block, ErrLost)
-		}
+		l, err := r.renew(ctx, l)
 		if err != nil {
-			return nil, fmt.Errorf("renew block %s: %w", l.Block, err)
-		}
-		have, err := decodeLease(e.Key, e.Value)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
-		}
-		if have.Node != l.Node {
-			return nil, fmt.Errorf("renew block %s: %w to node %s", l.Block, ErrLost, have.Node)
-		}
-		l.Expires = r.expiry()
-		if l, err = r.replace(ctx, &stored{have, e.Revision}, &l); err != nil {
 			return nil, err
 		}
 		renewed = append(renewed, l)
 	}
 	return renewed, nil
+}
+
+func (r *Registry) renew(ctx context.Context, own Lease) (Lease, error) {
+	for range attempts {
+		e, err := r.Store.Get(ctx, own.Key())
+		if errors.Is(err, store.ErrNotFound) {
+			return Lease{}, fmt.Errorf("renew block %s: %w", own.Block, ErrLost)
+		}
+		if err != nil {
+			return Lease{}, fmt.Errorf("renew block %s: %w", own.Block, err)
+		}
+		have, err := decodeLease(e.Key, e.Value)
+		if err != nil {
+			return Lease{}, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+		}
+		if have.Node != own.Node {
+			return Lease{}, fmt.Errorf("renew block %s: %w to node %s", own.Block, ErrLost, have.Node)
+		}
+		own.Expires = r.expiry()
+		l, err := r.replace(ctx, &stored{have, e.Revision}, &own)
+		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+			return l, err
+		} // changed in between: by whom, the next look says
+	}
+	return Lease{}, fmt.Errorf("renew block %s: lost %d races", own.Block, attempts)
 }
 
 // Release gives a node's leases of a network back. Only a node that no longer
@@ -321,12 +270,12 @@ func (r *Registry) fresh(expires time.Time) bool {
 		return expires.IsZero()
 	}
 	left := expires.Sub(r.now())
-	return left > r.TTL*2/3 && left <= r.TTL
+	return left > r.TTL/3*2 && left <= r.TTL
 }
 
-// abandoned returns the lease of a family that expired first, and longer ago
-// than the fence; or nil.
-func (r *Registry) abandoned(f Family, leases []stored) *stored {
+// abandoned returns the lease of one of the network's blocks that expired first,
+// and longer ago than the fence; or nil.
+func (r *Registry) abandoned(n *Network, f Family, leases []stored) *stored {
 	fence := r.Fence
 	if fence == 0 {
 		fence = DefaultFence
@@ -334,7 +283,8 @@ func (r *Registry) abandoned(f Family, leases []stored) *stored {
 	var oldest *stored
 	for i := range leases {
 		l := &leases[i]
-		if l.Family() == f && l.Expired(r.now().Add(-fence)) && (oldest == nil || l.Expires.Before(oldest.Expires)) {
+		usable := l.Family() == f && l.Block.Bits() == n.BlockLength.Of(f) && n.Contains(l.Block.Addr())
+		if usable && l.Expired(r.now().Add(-fence)) && (oldest == nil || l.Expires.Before(oldest.Expires)) {
 			oldest = l
 		}
 	}
@@ -347,19 +297,20 @@ func (r *Registry) abandoned(f Family, leases []stored) *stored {
 func freeBlock(n *Network, f Family, node string, leases []stored) (netip.Prefix, bool) {
 	length := n.BlockLength.Of(f)
 	for _, cidr := range n.CIDRsOf(f) {
-		var taken []netip.Prefix
+		taken := make(map[netip.Prefix]bool, len(leases))
+		var odd []netip.Prefix // of another length: they may cover several of ours
 		for i := range leases {
-			if leases[i].Block.Overlaps(cidr) {
-				taken = append(taken, leases[i].Block)
+			if block := leases[i].Block; block.Bits() == length {
+				taken[block] = true
+			} else if block.Overlaps(cidr) {
+				odd = append(odd, block)
 			}
 		}
 		count := blockCount(cidr, length)
 		start := hash(node) % count
-		// One more try than blocks are taken always finds a free one, where
-		// there is one; blocks of another length may cover several of ours.
 		for i := range count {
 			block := blockAt(cidr, length, (start+i)%count)
-			if !slices.ContainsFunc(taken, block.Overlaps) {
+			if !taken[block] && !slices.ContainsFunc(odd, block.Overlaps) {
 				return block, true
 			}
 		}
