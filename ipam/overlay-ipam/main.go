@@ -1,7 +1,3 @@
-// Executed for every pod, it doesn't look up its cgroup's limits at each start.
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command overlay-ipam is the IPAM plugin: any CNI main plugin (bridge, ptp,
 // macvlan) delegates to it. overlay-vxlan has the same within.
 package main

@@ -84,7 +84,8 @@ func (p *Process) Run(about string, verbs Verbs) int {
 		fmt.Fprintf(p.Stderr, "%s\nCNI versions: %s\n", about, strings.Join(versions(), ", "))
 		err = types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND is not set", "")
 	case "VERSION":
-		err = printResult(p.Stdout, map[string]any{"cniVersion": newest, "supportedVersions": versions()})
+		// As text: encoding it would be a tenth of the time that this takes.
+		_, err = fmt.Fprintf(p.Stdout, `{"cniVersion": %q, "supportedVersions": ["%s"]}`+"\n", newest, strings.Join(versions(), `", "`))
 	default:
 		version, err = p.call(command, verbs)
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/agent"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/filelock"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall/xtables"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/node"
 	"github.com/overlay-cni/overlay-cni/pkg/store/local"
@@ -41,7 +43,7 @@ func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) (err error) {
 	for _, spec := range c.Networks {
 		networks = append(networks, &node.Network{
 			Spec: spec, Node: c.Node.Name, RunDir: c.Node.RunDir, Underlay: c.Node.Underlay,
-			Firewall: c.Node.Firewall, Log: log,
+			Firewall: firewall.Firewall{Backend: c.Node.Firewall, Chains: xtables.Open}, Log: log,
 			Registry: &lease.Registry{Store: s, TTL: c.LeaseTTL},
 		})
 	}

@@ -16,7 +16,7 @@ type Chain struct {
 	Table   string
 	Name    string
 	Parents string // separated by spaces
-	Rules   string // as "iptables -S" prints them, one per line, without "-A name "
+	Rules   string // as "iptables -S" prints them, one per line, without "-A name "; none: no chain
 }
 
 // Key implements reconcile.Object.
@@ -58,7 +58,8 @@ func (r *Rules) forwardChain(f lease.Family) Chain {
 	return r.chain(f, "filter", "OVERLAY-FWD-", "FORWARD", rules)
 }
 
-// iptables returns the chains that do all of Rules without nftables. Packets
+// iptables returns the chains that do all of Rules without nftables, the empty
+// ones among them, for those are to be removed. Packets
 // between pods stay tracked: iptables has nothing to remember translated flows
 // with.
 func (r *Rules) iptables(f lease.Family) []Chain {
@@ -66,18 +67,26 @@ func (r *Rules) iptables(f lease.Family) []Chain {
 		return nil
 	}
 	raw := []string{fmt.Sprintf("-p udp -m udp --dport %d -j CT --notrack", r.Port)}
-	chains := []Chain{r.chain(f, "raw", "OVERLAY-RAW-", "PREROUTING OUTPUT", raw), r.forwardChain(f)}
-	if r.Masquerade {
-		chains = append(chains, r.chain(f, "nat", "OVERLAY-MSQ-", "POSTROUTING", r.masqueradeRules(f)))
+	return []Chain{
+		r.chain(f, "raw", "OVERLAY-RAW-", "PREROUTING OUTPUT", raw),
+		r.forwardChain(f),
+		r.chain(f, "nat", "OVERLAY-MSQ-", "POSTROUTING", r.masqueradeRules(f)),
 	}
-	return chains
 }
 
+// masqueradeRules are none where nothing is masqueraded.
 func (r *Rules) masqueradeRules(f lease.Family) []string {
+	if !r.Masquerade {
+		return nil
+	}
 	kept, cidrs := r.kept(f), of(f, r.CIDRs)
 	rules := make([]string, 0, len(kept)+len(cidrs))
 	for _, p := range kept {
-		rules = append(rules, fmt.Sprintf("-d %s -j RETURN", p))
+		to := fmt.Sprintf("-d %s ", p)
+		if p.Bits() == 0 {
+			to = "" // iptables doesn't print it
+		}
+		rules = append(rules, to+"-j RETURN")
 	}
 	for _, p := range cidrs {
 		rules = append(rules, fmt.Sprintf("-s %s -j MASQUERADE --random-fully", p))

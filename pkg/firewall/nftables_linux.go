@@ -56,7 +56,7 @@ func NewNFTables(r *Rules) *NFTables {
 
 // Objects returns what should exist: the table.
 func (n *NFTables) Objects() ([]reconcile.Object, error) {
-	want, err := describe(n.table.Name, n.plan.chains, n.plan.sets, n.plan.rules)
+	want, err := describe(n.table, &n.plan)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (n *NFTables) Observe(context.Context) ([]reconcile.Object, error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	defer func() { _ = conn.CloseLasting() }() // nothing to lose: a query only
-	_, err = conn.ListTableOfFamily(n.table.Name, n.table.Family)
+	table, err := conn.ListTableOfFamily(n.table.Name, n.table.Family)
 	if isMissing(err) {
 		return nil, nil
 	}
@@ -81,50 +81,54 @@ func (n *NFTables) Observe(context.Context) ([]reconcile.Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list nftables table %s: %w", n.table.Name, err)
 	}
-	return []reconcile.Object{have}, nil
+	object, err := describe(table, &have)
+	if err != nil {
+		return nil, err
+	}
+	return []reconcile.Object{object}, nil
 }
 
+// isMissing says whether there is no such table. Some errors of package
+// nftables have only the text of the kernel's.
 func isMissing(err error) bool {
-	return errors.Is(err, unix.ENOENT) || (err != nil && strings.Contains(err.Error(), "not found"))
+	return err != nil && (errors.Is(err, unix.ENOENT) ||
+		strings.Contains(err.Error(), unix.ENOENT.Error()) || strings.Contains(err.Error(), "not found"))
 }
 
-func (n *NFTables) observe(conn *nftables.Conn) (Table, error) {
+// observe reads what the table holds; nothing when there is none.
+func (n *NFTables) observe(conn *nftables.Conn) (tablePlan, error) {
 	all, err := conn.ListChainsOfTableFamily(n.table.Family)
 	if err != nil {
-		return Table{}, err
+		return tablePlan{}, err
 	}
-	chains := slices.DeleteFunc(all, func(c *nftables.Chain) bool { return c.Table.Name != n.table.Name })
-	rules := map[string][][]expr.Any{}
-	for _, c := range chains {
+	have := tablePlan{
+		chains: slices.DeleteFunc(all, func(c *nftables.Chain) bool { return c.Table.Name != n.table.Name }),
+		rules:  map[string][][]expr.Any{},
+	}
+	for _, c := range have.chains {
 		found, err := conn.GetRules(n.table, c)
 		if err != nil {
-			return Table{}, err
+			return tablePlan{}, err
 		}
 		for _, r := range found {
-			rules[c.Name] = append(rules[c.Name], r.Exprs)
+			have.rules[c.Name] = append(have.rules[c.Name], r.Exprs)
 		}
 	}
-	sets, err := conn.GetSets(n.table)
-	if err != nil {
-		return Table{}, err
-	}
-	return describe(n.table.Name, chains, sets, rules)
+	have.sets, err = conn.GetSets(n.table)
+	return have, err
 }
 
 // describe makes the comparable form of a table.
-func describe(name string, chains []*nftables.Chain, sets []*nftables.Set, rules map[string][][]expr.Any) (Table, error) {
+func describe(table *nftables.Table, p *tablePlan) (Table, error) {
 	h := sha256.New()
-	chains = slices.SortedFunc(slices.Values(chains), func(a, b *nftables.Chain) int { return strings.Compare(a.Name, b.Name) })
+	fmt.Fprintf(h, "flags %d\n", table.Flags)
 	var names []string
-	for _, c := range chains {
-		fmt.Fprintf(h, "chain %s %s", c.Name, c.Type)
-		if c.Hooknum != nil && c.Priority != nil {
-			fmt.Fprintf(h, " hook %d priority %d", *c.Hooknum, *c.Priority)
-		}
+	for _, c := range slices.SortedFunc(slices.Values(p.chains), func(a, b *nftables.Chain) int { return strings.Compare(a.Name, b.Name) }) {
+		fmt.Fprint(h, chainText(c))
 		if c.Policy != nil {
 			fmt.Fprintf(h, " policy %d", *c.Policy)
 		}
-		for _, exprs := range rules[c.Name] {
+		for _, exprs := range p.rules[c.Name] {
 			fmt.Fprint(h, "\nrule")
 			for _, e := range exprs {
 				raw, err := expr.Marshal(unix.NFPROTO_INET, e)
@@ -134,12 +138,26 @@ func describe(name string, chains []*nftables.Chain, sets []*nftables.Set, rules
 				fmt.Fprintf(h, " %x", raw)
 			}
 		}
-		names = append(names, fmt.Sprintf("%s(%d)", c.Name, len(rules[c.Name])))
+		names = append(names, fmt.Sprintf("%s(%d)", c.Name, len(p.rules[c.Name])))
 	}
-	for _, s := range slices.SortedFunc(slices.Values(sets), func(a, b *nftables.Set) int { return strings.Compare(a.Name, b.Name) }) {
-		fmt.Fprintf(h, "\nset %s %d bytes dynamic %t", s.Name, s.KeyType.Bytes, s.Dynamic)
+	for _, s := range slices.SortedFunc(slices.Values(p.sets), func(a, b *nftables.Set) int { return strings.Compare(a.Name, b.Name) }) {
+		fmt.Fprint(h, setText(s))
 	}
-	return Table{Name: name, Digest: [sha256.Size]byte(h.Sum(nil)), Chains: strings.Join(names, " ")}, nil
+	return Table{Name: table.Name, Digest: [sha256.Size]byte(h.Sum(nil)), Chains: strings.Join(names, " ")}, nil
+}
+
+// chainText is what can't be changed of a chain.
+func chainText(c *nftables.Chain) string {
+	if c.Hooknum == nil || c.Priority == nil {
+		return "\nchain " + c.Name
+	}
+	return fmt.Sprintf("\nchain %s %s hook %d priority %d", c.Name, c.Type, *c.Hooknum, *c.Priority)
+}
+
+// setText is what can't be changed of a set: all but its elements.
+func setText(s *nftables.Set) string {
+	return fmt.Sprintf("\nset %s %d bytes map %t dynamic %t timeout %t %s size %d",
+		s.Name, s.KeyType.Bytes, s.IsMap, s.Dynamic, s.HasTimeout, s.Timeout, s.Size)
 }
 
 // Apply implements reconcile.Target: the table's rules are replaced in one
@@ -162,8 +180,13 @@ func (n *NFTables) replace() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
+	have, err := n.observe(conn)
+	if err != nil && !isMissing(err) {
+		return fmt.Errorf("list nftables table %s: %w", n.table.Name, err)
+	}
 	conn.AddTable(n.table)
 	conn.FlushTable(n.table)
+	n.clear(conn, &have)
 	for _, s := range n.plan.sets {
 		if err := conn.AddSet(s, nil); err != nil {
 			return fmt.Errorf("add nftables set %s: %w", s.Name, err)
@@ -181,6 +204,20 @@ func (n *NFTables) replace() error {
 		return fmt.Errorf("write nftables table %s: %w", n.table.Name, err)
 	}
 	return nil
+}
+
+// clear removes the chains and sets that aren't wanted, or not as they are.
+func (n *NFTables) clear(conn *nftables.Conn, have *tablePlan) {
+	for _, c := range have.chains {
+		if !slices.ContainsFunc(n.plan.chains, func(w *nftables.Chain) bool { return chainText(w) == chainText(c) }) {
+			conn.DelChain(c)
+		}
+	}
+	for _, s := range have.sets {
+		if !slices.ContainsFunc(n.plan.sets, func(w *nftables.Set) bool { return setText(w) == setText(s) }) {
+			conn.DelSet(s)
+		}
+	}
 }
 
 // Remove deletes the table. It is no error when there is none.

@@ -3,10 +3,26 @@ package firewall
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 )
+
+// OpenChains opens the reconcile target of chains in iptables; xtables.Open is
+// one.
+type OpenChains func([]Chain) (reconcile.Target, error)
+
+// ErrNoIPTables says that the node's rules are where only the iptables programs
+// write, and that these aren't at hand.
+var ErrNoIPTables = errors.New("the node's rules are in legacy iptables, which only overlayd writes")
+
+// Firewall is the node's packet filter.
+type Firewall struct {
+	Backend Backend
+	// Chains opens iptables; nil where that can't be had.
+	Chains OpenChains
+}
 
 // part is a target with what it should hold.
 type part struct {
@@ -14,14 +30,10 @@ type part struct {
 	want   []reconcile.Object
 }
 
-// parts returns the targets that the backend needs for the rules.
-func parts(b Backend, r *Rules) ([]part, error) {
-	if Detect(b, LegacyTables(lease.IPv4)+LegacyTables(lease.IPv6)) == Iptables {
-		t, err := NewIPTables(r)
-		if err != nil {
-			return nil, err
-		}
-		return []part{{t, t.Objects()}}, nil
+// parts returns the targets that the rules need.
+func (w Firewall) parts(ctx context.Context, r *Rules) ([]part, error) {
+	if Detect(w.Backend, LegacyTables(lease.IPv4)+LegacyTables(lease.IPv6)) == Iptables {
+		return w.iptablesParts(ctx, r)
 	}
 	n := NewNFTables(r)
 	want, err := n.Objects()
@@ -29,37 +41,100 @@ func parts(b Backend, r *Rules) ([]part, error) {
 		return nil, err
 	}
 	all := []part{{n, want}}
-	f, err := NewForward(r)
-	if err == nil && len(f.want) > 0 {
-		all = append(all, part{f, f.Objects()})
+	for _, f := range lease.Families() {
+		if !r.forwarded(f) {
+			continue
+		}
+		more, err := w.forwardParts(r, f)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, more...)
 	}
-	return all, err
+	return all, nil
+}
+
+// iptablesParts do all in iptables.
+func (w Firewall) iptablesParts(ctx context.Context, r *Rules) ([]part, error) {
+	t, err := w.open(append(r.iptables(lease.IPv4), r.iptables(lease.IPv6)...))
+	if err != nil {
+		return nil, err
+	}
+	all := []part{t}
+	// What nftables was given before the node's rules turned out to be in
+	// iptables goes. Where the kernel has no nftables, none was.
+	n := NewNFTables(r)
+	if have, err := n.Observe(ctx); err == nil && len(have) > 0 {
+		all = append(all, part{n, nil})
+	}
+	return all, nil
+}
+
+// forwardParts let the network's packets be forwarded where iptables has a
+// FORWARD chain, in legacy or in nftables; where it has none, nothing in it
+// drops them.
+func (w Firewall) forwardParts(r *Rules, f lease.Family) ([]part, error) {
+	var all []part
+	if legacyFilter(f) {
+		t, err := w.open([]Chain{r.forwardChain(f)})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, t)
+	}
+	t := newForward(r, f)
+	if err := t.find(); err != nil {
+		return all, err
+	}
+	if t.parent == nil {
+		return all, nil
+	}
+	want, err := t.objects()
+	return append(all, part{t, want}), err
+}
+
+// open opens chains in iptables; what is wanted are those that have rules.
+func (w Firewall) open(chains []Chain) (part, error) {
+	if w.Chains == nil {
+		return part{}, ErrNoIPTables
+	}
+	t, err := w.Chains(chains)
+	if err != nil {
+		return part{}, fmt.Errorf("open iptables: %w", err)
+	}
+	var want []reconcile.Object
+	for _, c := range chains {
+		if c.Rules != "" {
+			want = append(want, c)
+		}
+	}
+	return part{t, want}, nil
 }
 
 // Reconcile makes the node's packet filter agree with the rules.
-func Reconcile(ctx context.Context, b Backend, r *Rules) ([]reconcile.Change, error) {
-	return each(b, r, func(p part) ([]reconcile.Change, error) {
+func (w Firewall) Reconcile(ctx context.Context, r *Rules) ([]reconcile.Change, error) {
+	return w.each(ctx, r, func(p part) ([]reconcile.Change, error) {
 		return reconcile.Run(ctx, p.target, p.want, reconcile.Owned)
 	})
 }
 
 // Check returns the changes that Reconcile would make.
-func Check(ctx context.Context, b Backend, r *Rules) ([]reconcile.Change, error) {
-	return each(b, r, func(p part) ([]reconcile.Change, error) {
+func (w Firewall) Check(ctx context.Context, r *Rules) ([]reconcile.Change, error) {
+	return w.each(ctx, r, func(p part) ([]reconcile.Change, error) {
 		return reconcile.Check(ctx, p.target, p.want, reconcile.Owned)
 	})
 }
 
 // Remove takes the rules away.
-func Remove(ctx context.Context, b Backend, r *Rules) error {
-	_, err := each(b, r, func(p part) ([]reconcile.Change, error) {
+func (w Firewall) Remove(ctx context.Context, r *Rules) error {
+	_, err := w.each(ctx, r, func(p part) ([]reconcile.Change, error) {
 		return reconcile.Run(ctx, p.target, nil, reconcile.Owned)
 	})
 	return err
 }
 
-func each(b Backend, r *Rules, fn func(part) ([]reconcile.Change, error)) ([]reconcile.Change, error) {
-	all, err := parts(b, r)
+func (w Firewall) each(ctx context.Context, r *Rules, fn func(part) ([]reconcile.Change, error)) ([]reconcile.Change, error) {
+	all, err := w.parts(ctx, r)
 	if err != nil && len(all) == 0 {
 		return nil, err
 	}

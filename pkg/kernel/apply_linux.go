@@ -12,20 +12,27 @@ import (
 )
 
 // Apply implements reconcile.Target. Links are made one by one, because what
-// is on them needs their index; the rest goes in batches.
+// is on them needs their index; the rest goes in batches. What would be on a
+// link that can't be had, or isn't ours, is left out.
 func (t *Target) Apply(ctx context.Context, changes []reconcile.Change) error {
 	if t.index == nil {
 		t.index = make(map[string]int)
 	}
 	b := &batch{conn: t.Conn}
+	without := foreignLinks(changes)
 	var errs []error
 	for _, c := range changes {
 		if err := ctx.Err(); err != nil {
 			errs = append(errs, err)
 			break
 		}
+		isLink, name := c.Subject().Rank() == rankLink, linkOf(c.Subject())
+		if without[name] && !isLink {
+			continue
+		}
 		if err := t.apply(b, c); err != nil {
 			errs = append(errs, err)
+			without[name] = without[name] || isLink
 		}
 	}
 	errs = append(errs, b.flush())
@@ -49,7 +56,7 @@ func (t *Target) apply(b *batch, c reconcile.Change) error {
 	}
 	r, err := t.write(c.Want)
 	if err != nil {
-		return err
+		return fmt.Errorf("add %s: %w", c.Want, err)
 	}
 	b.add(r, func(err error) error { return fmt.Errorf("add %s: %w", c.Want, err) })
 	return nil
@@ -71,7 +78,7 @@ func (t *Target) write(o reconcile.Object) (*nl.NetlinkRequest, error) {
 	case Route:
 		return t.encodeRoute(o, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	}
-	return nil, fmt.Errorf("add %s: unknown kind %T", o, o)
+	return nil, fmt.Errorf("unknown kind %T", o)
 }
 
 // remove adds the removal of an object to the batch. What is gone already was
@@ -92,11 +99,16 @@ func (t *Target) remove(b *batch, o reconcile.Object) error {
 		r, err = t.encodeFDB(o, unix.RTM_DELNEIGH, 0)
 	case Route:
 		r, err = t.encodeRoute(o, unix.RTM_DELROUTE, 0)
+	case Interface:
+		return fmt.Errorf("remove %s: %w", o, ErrLinkExists)
 	default:
 		return nil // sysctls, aliases and being up end with what has them
 	}
+	if errors.Is(err, errNoLink) {
+		return nil
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("remove %s: %w", o, err)
 	}
 	b.add(r, func(err error) error {
 		if isGone(err) {
@@ -105,6 +117,45 @@ func (t *Target) remove(b *batch, o reconcile.Object) error {
 		return fmt.Errorf("remove %s: %w", o, err)
 	})
 	return nil
+}
+
+// foreignLinks returns the names of links that are somebody else's, among those
+// that are to be removed with what is on them.
+func foreignLinks(changes []reconcile.Change) map[string]bool {
+	foreign := make(map[string]bool)
+	for _, c := range changes {
+		if o, ok := c.Have.(Interface); ok && c.Want == nil {
+			foreign[o.Name] = true
+		}
+	}
+	return foreign
+}
+
+// linkOf returns the name of the link that an object is, or is on.
+func linkOf(o reconcile.Object) string {
+	switch o := o.(type) {
+	case VXLAN:
+		return o.Name
+	case Veth:
+		return o.Name
+	case Interface:
+		return o.Name
+	case Up:
+		return o.Link
+	case Alias:
+		return o.Link
+	case Address:
+		return o.Link
+	case Neighbor:
+		return o.Link
+	case FDB:
+		return o.Link
+	case Route:
+		return o.Link
+	case Sysctl:
+		return o.link()
+	}
+	return ""
 }
 
 func isGone(err error) bool {

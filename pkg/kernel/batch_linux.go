@@ -54,14 +54,14 @@ func (b *batch) exchange(requests []*nl.NetlinkRequest, failed []func(error) err
 			out = append(out, 0)
 		}
 	}
-	if err := b.conn.send(out); err != nil {
+	if err := b.conn.socket.send(out); err != nil {
 		return err
 	}
 	var errs []error
 	for len(pending) > 0 {
-		messages, _, err := b.conn.socket.Receive()
+		messages, err := b.conn.socket.receive()
 		if err != nil {
-			return errors.Join(append(errs, fmt.Errorf("receive %d netlink answers: %w", len(pending), err))...)
+			return errors.Join(append(errs, err)...)
 		}
 		for _, m := range messages {
 			i, ok := pending[m.Header.Seq]
@@ -104,18 +104,14 @@ func answer(m syscall.NetlinkMessage) error {
 }
 
 // errorText finds NLMSGERR_ATTR_MSG among attributes.
-func errorText(attrs []byte) string {
-	for len(attrs) >= unix.SizeofRtAttr {
-		size, kind := int(binary.NativeEndian.Uint16(attrs)), binary.NativeEndian.Uint16(attrs[2:])
-		if size < unix.SizeofRtAttr || size > len(attrs) {
-			return ""
-		}
+func errorText(attrs []byte) (text string) {
+	// What can't be read has no text; the error's number is known anyway.
+	_ = attributes(attrs, 0, func(kind uint16, value []byte) {
 		if kind == nl.NLMSGERR_ATTR_MSG {
-			return unix.ByteSliceToString(attrs[unix.SizeofRtAttr:size])
+			text = unix.ByteSliceToString(value)
 		}
-		attrs = attrs[min(align(size), len(attrs)):]
-	}
-	return ""
+	})
+	return text
 }
 
 func align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }

@@ -51,7 +51,7 @@ func deviceWith(v VXLAN, sameVNI bool) string {
 // socketOwner finds the process that has a UDP port, by the inode that
 // /proc/net/udp gives and the process's open files.
 func socketOwner(port uint16) string {
-	for _, table := range []string{"/proc/self/net/udp", "/proc/self/net/udp6"} {
+	for _, table := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {
 		data, err := os.ReadFile(table)
 		if err != nil {
 			continue

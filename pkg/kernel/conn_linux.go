@@ -11,20 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNamespace: a network namespace can't be opened or is none.
+// ErrNamespace says that a network namespace can't be opened or is none.
 var ErrNamespace = errors.New("no network namespace")
 
 // Conn is a connection to the kernel of one network namespace. It isn't safe
 // for concurrent use.
 type Conn struct {
 	namespace *os.File // nil: the namespace of the process
-	socket    *nl.NetlinkSocket
+	socket    *socket
 	seq       uint32
+	parts     int // in which the last answer with objects came
 }
-
-// timeout bounds how long the kernel may take for one answer. Requests wait
-// for the machine-wide rtnl lock, which removing many links holds for long.
-var timeout = unix.Timeval{Sec: 60}
 
 // Open connects to the kernel of the process's own network namespace.
 func Open() (*Conn, error) { return open(nil) }
@@ -32,7 +29,7 @@ func Open() (*Conn, error) { return open(nil) }
 // OpenNamespace connects to the kernel of the network namespace at a path,
 // such as CNI_NETNS. The error wraps ErrNamespace when there is none.
 func OpenNamespace(path string) (*Conn, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe would wait for a writer
 	if err != nil {
 		return nil, fmt.Errorf("%w: open %s: %w", ErrNamespace, path, err)
 	}
@@ -57,40 +54,24 @@ func isNamespace(f *os.File) error {
 }
 
 func open(namespace *os.File) (*Conn, error) {
-	handle := netns.None()
-	if namespace != nil {
-		handle = netns.NsHandle(namespace.Fd())
-	}
-	socket, err := nl.GetNetlinkSocketAt(handle, netns.None(), unix.NETLINK_ROUTE)
+	c := &Conn{namespace: namespace}
+	err := c.do(func() (err error) {
+		c.socket, err = openSocket()
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
-	}
-	c := &Conn{namespace: namespace, socket: socket}
-	if err := c.configure(); err != nil {
-		return nil, errors.Join(err, c.Close())
+		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Conn) configure() error {
-	s := c.socket
-	if err := errors.Join(s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout)); err != nil {
-		return fmt.Errorf("set netlink timeouts: %w", err)
-	}
-	// Kernels before 4.12 and 4.20 know neither; all that is lost is the
-	// text of errors, and that dumps are filtered by the kernel.
-	_ = s.SetExtAck(true)
-	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	return nil
-}
-
 // Close ends the connection.
 func (c *Conn) Close() error {
-	c.socket.Close()
-	if c.namespace == nil {
-		return nil
+	err := c.socket.close()
+	if c.namespace != nil {
+		err = errors.Join(err, c.namespace.Close())
 	}
-	return c.namespace.Close()
+	return err
 }
 
 // IsOwn says whether the connection's namespace is that of the process.
@@ -118,6 +99,14 @@ func (c *Conn) Fd() int {
 	return int(c.namespace.Fd())
 }
 
+// handle is the namespace for package nl, which takes none for the process's.
+func (c *Conn) handle() netns.NsHandle {
+	if c.namespace == nil {
+		return netns.None()
+	}
+	return netns.NsHandle(c.namespace.Fd())
+}
+
 // do runs fn on a thread that is in the connection's namespace.
 func (c *Conn) do(fn func() error) error {
 	if c.namespace == nil {
@@ -129,8 +118,8 @@ func (c *Conn) do(fn func() error) error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("open own network namespace: %w", err)
 	}
-	defer own.Close()
-	if err := netns.Set(netns.NsHandle(c.namespace.Fd())); err != nil {
+	defer func() { _ = own.Close() }()
+	if err := netns.Set(c.handle()); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("enter network namespace %s: %w", c.namespace.Name(), err)
 	}
@@ -155,14 +144,6 @@ func (c *Conn) nextSeq() uint32 {
 	return c.seq
 }
 
-// send writes encoded requests to the socket.
-func (c *Conn) send(out []byte) error {
-	if err := unix.Sendto(c.socket.GetFd(), out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("send netlink request: %w", err)
-	}
-	return nil
-}
-
 // errInterrupted: the kernel's tables changed during a dump.
 var errInterrupted = errors.New("dump was interrupted by changes")
 
@@ -185,16 +166,18 @@ func (c *Conn) dump(req *nl.NetlinkRequest, answer uint16, reset func(), fn func
 // query sends one request and calls fn for each object of the answer.
 func (c *Conn) query(req *nl.NetlinkRequest, kind uint16, fn func(message []byte) error) error {
 	req.Seq = c.nextSeq()
-	if err := c.send(req.Serialize()); err != nil {
+	if err := c.socket.send(req.Serialize()); err != nil {
 		return err
 	}
 	interrupted := false
+	c.parts = 0
 	var failed error
 	for {
-		messages, _, err := c.socket.Receive()
+		messages, err := c.socket.receive()
 		if err != nil {
-			return fmt.Errorf("receive netlink answer: %w", err)
+			return err
 		}
+		counted := false
 		for _, m := range messages {
 			if m.Header.Seq != req.Seq {
 				continue // an answer to a request given up earlier
@@ -210,6 +193,9 @@ func (c *Conn) query(req *nl.NetlinkRequest, kind uint16, fn func(message []byte
 				}
 				return failed
 			case kind:
+				if !counted {
+					c.parts, counted = c.parts+1, true
+				}
 				if failed == nil {
 					failed = fn(m.Data)
 				}

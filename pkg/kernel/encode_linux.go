@@ -46,6 +46,8 @@ func (t *Target) encodeNeighbor(o Neighbor, kind, flags int) (*nl.NetlinkRequest
 	return r, nil
 }
 
+// encodeFDB adds or removes an entry. Removed are all destinations of the
+// Ethernet address: naming one finds it only on the device's own port and VNI.
 func (t *Target) encodeFDB(o FDB, kind, flags int) (*nl.NetlinkRequest, error) {
 	index, err := t.linkIndex(o.Link)
 	if err != nil {
@@ -54,7 +56,9 @@ func (t *Target) encodeFDB(o FDB, kind, flags int) (*nl.NetlinkRequest, error) {
 	r := t.Conn.request(kind, flags)
 	r.AddData(&netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(index), State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF})
 	r.AddData(nl.NewRtAttr(netlink.NDA_LLADDR, o.MAC[:]))
-	r.AddData(nl.NewRtAttr(netlink.NDA_DST, o.Remote.AsSlice()))
+	if kind != unix.RTM_DELNEIGH {
+		r.AddData(nl.NewRtAttr(netlink.NDA_DST, o.Remote.AsSlice()))
+	}
 	return r, nil
 }
 

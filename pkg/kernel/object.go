@@ -107,6 +107,14 @@ type Route struct {
 	Metric uint32
 }
 
+// link is the name of the link that the setting is about, or "".
+func (o Sysctl) link() string {
+	if path := strings.Split(o.Name, "/"); len(path) == 5 && (path[2] == "conf" || path[2] == "neigh") {
+		return path[3]
+	}
+	return ""
+}
+
 type linkKey struct{ name string }
 
 // Key implements reconcile.Object.
@@ -167,11 +175,19 @@ func (o Veth) Matches(have reconcile.Object) bool {
 
 // Matches implements reconcile.Object.
 func (o Interface) Matches(have reconcile.Object) bool {
-	h, ok := have.(Interface)
+	var h Interface
+	switch have := have.(type) {
+	case Interface:
+		h = have
+	case Veth:
+		h = Interface{Name: have.Name, MTU: have.MTU, MAC: have.MAC}
+	case VXLAN:
+		h = Interface{Name: have.Name, MTU: have.MTU, MAC: have.MAC}
+	}
 	if o.MAC == (ether.Addr{}) {
 		h.MAC = o.MAC
 	}
-	return ok && o == h
+	return o == h
 }
 
 // Matches implements reconcile.Object.

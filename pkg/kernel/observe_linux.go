@@ -49,10 +49,17 @@ func (c *Conn) linkByName(name string) (netlink.Link, error) {
 		link, err = netlink.LinkDeserialize(nil, m)
 		return err
 	})
-	if errors.Is(err, unix.ENODEV) {
+	switch {
+	case errors.Is(err, unix.ENODEV):
 		return nil, errNoLink
+	case err != nil:
+		return nil, err
+	case link == nil:
+		return nil, fmt.Errorf("the kernel's answer about link %s has no link", name)
+	case link.Attrs().Name != name: // found by an alternative name
+		return nil, fmt.Errorf("%w: %s is also called %s", ErrLinkExists, link.Attrs().Name, name)
 	}
-	return link, err
+	return link, nil
 }
 
 // linkObject translates a link. One of another kind than ours is an
@@ -81,14 +88,23 @@ func attributes(message []byte, header int, fn func(kind uint16, value []byte)) 
 	if len(message) < header {
 		return fmt.Errorf("netlink message of %d bytes, want at least %d", len(message), header)
 	}
-	attrs, err := nl.ParseRouteAttr(message[header:])
-	if err != nil {
-		return fmt.Errorf("parse netlink attributes: %w", err)
-	}
-	for _, a := range attrs {
-		fn(a.Attr.Type&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), a.Value)
+	for b := message[min(align(header), len(message)):]; len(b) >= unix.SizeofRtAttr; {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofRtAttr || size > len(b) {
+			return fmt.Errorf("netlink attribute of %d bytes within %d", size, len(b))
+		}
+		fn(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:size])
+		b = b[min(align(size), len(b)):]
 	}
 	return nil
+}
+
+// number reads a 32-bit attribute; one of another size is 0.
+func number(value []byte) uint32 {
+	if len(value) != 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(value)
 }
 
 func addr(value []byte) netip.Addr {
@@ -119,7 +135,8 @@ func (c *Conn) addresses(on place) (objects []reconcile.Object, err error) {
 		if !local.IsValid() {
 			local = address // IPv6 has IFA_LOCAL only with a peer
 		}
-		if binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) && !local.IsLinkLocalUnicast() {
+		byKernel := local.Is6() && local.IsLinkLocalUnicast()
+		if binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) && !byKernel {
 			objects = append(objects, Address{Link: on.name, Prefix: netip.PrefixFrom(local, int(m[1]))})
 		}
 		return err
@@ -128,16 +145,20 @@ func (c *Conn) addresses(on place) (objects []reconcile.Object, err error) {
 }
 
 // neighbors returns the permanent neighbours of a link.
-func (c *Conn) neighbors(on place) (objects []reconcile.Object, err error) {
-	return c.neigh(unix.AF_UNSPEC, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
-		return Neighbor{Link: on.name, Address: dst, MAC: mac}
+func (c *Conn) neighbors(on place) ([]reconcile.Object, error) {
+	return c.steady(unix.RTNLGRP_NEIGH, ofNeighbor(on, false), func() ([]reconcile.Object, error) {
+		return c.neigh(unix.AF_UNSPEC, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
+			return Neighbor{Link: on.name, Address: dst, MAC: mac}
+		})
 	})
 }
 
 // fdb returns the permanent entries of a VXLAN device's forwarding database.
-func (c *Conn) fdb(on place) (objects []reconcile.Object, err error) {
-	return c.neigh(unix.AF_BRIDGE, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
-		return FDB{Link: on.name, MAC: mac, Remote: dst}
+func (c *Conn) fdb(on place) ([]reconcile.Object, error) {
+	return c.steady(unix.RTNLGRP_NEIGH, ofNeighbor(on, true), func() ([]reconcile.Object, error) {
+		return c.neigh(unix.AF_BRIDGE, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
+			return FDB{Link: on.name, MAC: mac, Remote: dst}
+		})
 	})
 }
 
@@ -151,16 +172,23 @@ func (c *Conn) neigh(family uint8, on place, object func(netip.Addr, ether.Addr)
 		}
 		var dst netip.Addr
 		var mac ether.Addr
+		special := false
 		err := attributes(m, unix.SizeofNdMsg, func(kind uint16, value []byte) {
 			switch kind {
 			case netlink.NDA_DST:
 				dst = addr(value)
 			case netlink.NDA_LLADDR:
 				mac, _ = ether.From(value)
+			case netlink.NDA_PORT, netlink.NDA_VNI: // where they aren't the device's
+				special = true
 			}
 		})
+		if special {
+			dst = netip.Addr{} // so that it differs from every wanted one
+		}
 		permanent := binary.NativeEndian.Uint16(m[8:])&netlink.NUD_PERMANENT != 0
-		if permanent && binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) && dst.IsValid() && !dst.IsMulticast() {
+		fits := dst.IsValid() && !dst.IsMulticast() || special
+		if permanent && fits && binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) {
 			objects = append(objects, object(dst, mac))
 		}
 		return err
@@ -171,25 +199,36 @@ func (c *Conn) neigh(family uint8, on place, object func(netip.Addr, ether.Addr)
 // routes returns our routes over a link, or our blackhole routes for no link.
 func (c *Conn) routes(on place) (objects []reconcile.Object, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		var found []reconcile.Object
-		req := c.request(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-		req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}})
-		if on.index != 0 {
-			req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(on.index))))
+		group := unix.RTNLGRP_IPV4_ROUTE
+		if family == unix.AF_INET6 {
+			group = unix.RTNLGRP_IPV6_ROUTE
 		}
-		err = c.dump(req, unix.RTM_NEWROUTE, func() { found = nil }, func(m []byte) error {
-			r, ok, err := decodeRoute(m, on)
-			if ok {
-				found = append(found, r)
-			}
-			return err
-		})
-		if err != nil && !errors.Is(err, syscall.ENOENT) { // no such table: no routes yet
+		found, err := c.steady(group, ofRoute, func() ([]reconcile.Object, error) { return c.routesOf(family, on) })
+		if err != nil {
 			return nil, err
 		}
 		objects = append(objects, found...)
 	}
 	return objects, nil
+}
+
+func (c *Conn) routesOf(family uint8, on place) (found []reconcile.Object, err error) {
+	req := c.request(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}})
+	if on.index != 0 {
+		req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(on.index))))
+	}
+	err = c.dump(req, unix.RTM_NEWROUTE, func() { found = nil }, func(m []byte) error {
+		r, ok, err := decodeRoute(m, on)
+		if ok {
+			found = append(found, r)
+		}
+		return err
+	})
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, nil // no such table: no routes yet
+	}
+	return found, err
 }
 
 // decodeRoute reads a route; ok is false for those that aren't looked for.
@@ -213,9 +252,9 @@ func decodeRoute(m []byte, on place) (r Route, ok bool, err error) {
 		case unix.RTA_PREFSRC:
 			r.Source = addr(value)
 		case unix.RTA_OIF:
-			index = int(binary.NativeEndian.Uint32(value))
+			index = int(number(value))
 		case unix.RTA_PRIORITY:
-			r.Metric = binary.NativeEndian.Uint32(value)
+			r.Metric = number(value)
 		}
 	})
 	r.Dst = netip.PrefixFrom(dst, bits)

@@ -57,7 +57,9 @@ func NewTarget(conn *Conn, want []reconcile.Object) *Target {
 				t.Blackholes = append(t.Blackholes, o.Dst)
 			}
 		case Sysctl:
-			t.Sysctls = append(t.Sysctls, o.Name)
+			if !slices.Contains(t.Sysctls, o.Name) {
+				t.Sysctls = append(t.Sysctls, o.Name)
+			}
 		}
 	}
 	return t

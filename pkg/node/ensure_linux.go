@@ -10,6 +10,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/filelock"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -27,7 +28,7 @@ func Ensure(ctx context.Context, c *config.Node, spec *lease.Network, log *slog.
 	defer func() { err = errors.Join(err, s.Close()) }()
 	n := &Network{
 		Spec: *spec, Node: c.Name, Registry: &lease.Registry{Store: s}, RunDir: c.RunDir,
-		Underlay: c.Underlay, Firewall: c.Firewall, Log: log,
+		Underlay: c.Underlay, Firewall: firewall.Firewall{Backend: c.Firewall}, Log: log,
 	}
 	if state, err := n.current(ctx, s); state != nil || err != nil {
 		return state, err

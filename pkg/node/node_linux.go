@@ -29,7 +29,7 @@ type Network struct {
 	Registry *lease.Registry
 	RunDir   string
 	Underlay string // the interface; "": that of the default route
-	Firewall firewall.Backend
+	Firewall firewall.Firewall
 	Log      *slog.Logger
 }
 
@@ -97,7 +97,7 @@ func (n *Network) apply(ctx context.Context, want *intent.Node) error {
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
-	changes, err = firewall.Reconcile(ctx, n.Firewall, &want.Firewall)
+	changes, err = n.Firewall.Reconcile(ctx, &want.Firewall)
 	n.report(changes)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.Spec.Name, err)

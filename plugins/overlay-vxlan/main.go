@@ -1,7 +1,3 @@
-// Executed for every pod, it doesn't look up its cgroup's limits at each start.
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command overlay-vxlan is the CNI plugin: the runtime executes it for every
 // pod. It attaches the pod to an overlay network, and needs nobody for that but
 // the node state that the daemon wrote.
