@@ -13,7 +13,7 @@ func bootID() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer key.Close()
+	defer func() { _ = key.Close() }()
 	count, _, err := key.GetIntegerValue("BootId")
 	return strconv.FormatUint(count, 10), err
 }

@@ -97,7 +97,7 @@ func folder(tb testing.TB, variable string, b *build, packages ...string) string
 		return dir
 	}
 	b.once.Do(func() {
-		if b.dir, b.err = os.MkdirTemp("", "overlay-bin-"); b.err != nil {
+		if b.dir, b.err = os.MkdirTemp("", "overlay-bin-"); b.err != nil { //nolint:usetesting // it outlives the test that happens to build it
 			return
 		}
 		root, err := exec.CommandContext(tb.Context(), "go", "list", "-m", "-f", "{{.Dir}}").Output()
