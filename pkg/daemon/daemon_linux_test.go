@@ -315,3 +315,20 @@ func TestSeveralNetworks(t *testing.T) {
 		}
 	}
 }
+
+// TestMasqueradeOfTheVXLANPort: what a pod sends to that port of a machine
+// outside isn't taken for the node's own VXLAN, and is masqueraded.
+func TestMasqueradeOfTheVXLANPort(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n := clustertest.Node(t, c, "n1", "a")
+	vm := labtest.VM(t, c.Lab, "v1", "b")
+	clustertest.Serve(t, vm.Host, 4789)
+	p := clustertest.Pod(t, n, "p1")
+	for dst, want := range map[netip.Addr]netip.Addr{vm.IPv4(): n.IPv4(), vm.IPv6(): n.IPv6()} {
+		x, err := p.UDP(t.Context(), netip.AddrPortFrom(dst, 4789), 64, false)
+		if err != nil || x.Source.Addr() != want {
+			t.Errorf("%s saw %s (%v), want %s", dst, x.Source.Addr(), err, want)
+		}
+	}
+}

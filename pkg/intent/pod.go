@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/ether"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
 
@@ -48,7 +49,7 @@ func (a Attachment) digest() [sha256.Size]byte {
 }
 
 // HostPrefix begins the names of the host's ends.
-const HostPrefix = "ovp"
+const HostPrefix = firewall.PodInterfaces
 
 // HostInterface is the name of the host's end: 60 bits of the digest.
 func (a Attachment) HostInterface() string {

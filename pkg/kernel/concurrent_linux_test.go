@@ -97,3 +97,47 @@ func TestObservationDuringChanges(t *testing.T) {
 		t.Errorf("%d of %d observations were refused", refused, rounds)
 	}
 }
+
+// A link that goes while it is looked at is no failure: a pod's may be removed
+// at any time.
+func TestObservationOfALinkThatGoes(t *testing.T) {
+	t.Parallel()
+	h, conn := newHost(t)
+	want := loaded(vxlan(false))
+	stop, busy := make(chan struct{}), sync.WaitGroup{}
+	other := open(t, h)
+	busy.Go(func() {
+		target := kernel.NewTarget(other, want)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, err := reconcile.Run(t.Context(), target, want, reconcile.Owned)
+			if err := errors.Join(err, target.Apply(t.Context(), []reconcile.Change{{Have: vxlan(false)}})); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	target := kernel.NewTarget(conn, want)
+	const lives = 50
+	changes, last := 0, false
+	for deadline := time.Now().Add(20 * time.Second); changes < 2*lives; {
+		have, err := target.Observe(t.Context())
+		if err != nil {
+			t.Errorf("after %d changes: %v", changes, err)
+			break
+		}
+		if there := len(have) > 0; there != last {
+			changes, last = changes+1, there
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("only %d changes", changes)
+			break
+		}
+	}
+	close(stop)
+	busy.Wait()
+}

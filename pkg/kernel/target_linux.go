@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 )
 
@@ -108,6 +110,10 @@ func (t *Target) observeLink(name string) ([]reconcile.Object, error) {
 	}
 	for _, observe := range parts {
 		more, err := observe(on)
+		if errors.Is(err, unix.ENODEV) {
+			delete(t.index, name)
+			return nil, nil // it went while we looked
+		}
 		if err != nil {
 			return nil, fmt.Errorf("observe link %s: %w", name, err)
 		}
