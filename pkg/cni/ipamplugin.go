@@ -55,7 +55,10 @@ func (p *IPAMPlugin) Verbs() Verbs {
 			for _, w := range c.Warnings {
 				p.Log.Warn(w, "network", c.Name)
 			}
-			return fn(ctx, &ipamCall{args, c, &inProcess{ledger: c.Ledger}})
+			return fn(ctx, &ipamCall{args, c, &inProcess{
+				ledger: c.Ledger,
+				live:   func(context.Context) ([]ipam.Allocation, error) { return hostLocal(c.HostLocal) },
+			}})
 		}
 	}
 	return Verbs{Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}

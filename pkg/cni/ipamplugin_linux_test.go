@@ -119,12 +119,26 @@ func TestIPAMBadInput(t *testing.T) {
 		{"gateway outside", map[string]any{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}, []string{"ipam.gateway", "10.2.0.1", "10.1.0.0/24"}},
 		{"range reversed", map[string]any{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.5"}, []string{"ipam.rangeEnd", "10.1.0.5", "10.1.0.9"}},
 		{"relative path", map[string]any{"dataDir": "x"}, []string{"ipam.dataDir", "x"}},
+		{"exclusion outside", map[string]any{"subnet": "10.1.0.0/24", "exclude": []string{"10.1.0.9", "10.2.0.0/30"}}, []string{"ipam.exclude[1]", "10.2.0.0/30", "10.1.0.0/24"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.tb = t
 			b.fails(7, "ADD", b.ipamConf("overlay-ipam", c.section), c.texts)
 		})
 	}
+}
+
+// TestIPAMExclude: reserved addresses are left out, also when asked for.
+func TestIPAMExclude(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	conf := b.ipamConf("overlay-ipam", map[string]any{"subnet": "10.1.0.0/28", "exclude": []string{"10.1.0.2", "10.1.0.4/30"}})
+	for i, want := range []string{"10.1.0.3/28", "10.1.0.8/28"} {
+		if got := ips(b.ok("ADD", conf, fmt.Sprintf("CNI_IFNAME=net%d", i)).result)[0]; got != want {
+			t.Errorf("address %s, want %s", got, want)
+		}
+	}
+	b.fails(101, "ADD", conf, []string{"10.1.0.5"}, "CNI_ARGS=IP=10.1.0.5")
 }
 
 // TestIPAMConcurrent: 64 attachments at once, each with an address of its own.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -16,8 +17,9 @@ import (
 type IPAM struct {
 	CNIVersion string
 	Name       string
-	// Ledger is the file of the network's ledger.
-	Ledger string
+	// Ledger is the file of the network's ledger, HostLocal the directory in
+	// which upstream's host-local keeps a file for each address.
+	Ledger, HostLocal string
 	// Sets are what an attachment gets one address each from; Subnets says
 	// for each range of them what the result says besides the address.
 	Sets    []ipam.RangeSet
@@ -29,6 +31,22 @@ type IPAM struct {
 	PrevResult       map[string]any
 	ValidAttachments []types.GCAttachment
 	Warnings         []string
+}
+
+// hostLocalDir is where host-local keeps its files unless told otherwise.
+const hostLocalDir = "/var/lib/cni/networks"
+
+// validateCNIName checks a name by the CNI specification's own rule, which
+// leaves more room than that of our networks.
+func validateCNIName(path, name string) error {
+	alphanumeric := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+	}
+	odd := strings.ContainsFunc(name, func(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("_.-", r) })
+	if name == "" || odd || !alphanumeric(rune(name[0])) {
+		return lease.Invalid(path, name, "must begin with a letter or digit, and go on with these, '_', '.' and '-'")
+	}
+	return nil
 }
 
 // Subnet is what a range is part of.
@@ -57,7 +75,7 @@ func ParseIPAM(stdin []byte, args string) (*IPAM, error) {
 		d.fail("name", nil, "is missing")
 	}
 	if d.err == nil {
-		d.join(lease.ValidateName("name", c.Name))
+		d.join(validateCNIName("name", c.Name))
 	}
 	field(d, "prevResult", "an object", &c.PrevResult)
 	c.ValidAttachments = attachments(d)
@@ -78,12 +96,12 @@ func ParseIPAM(stdin []byte, args string) (*IPAM, error) {
 
 func (c *IPAM) parseSection(d *decoder) {
 	dataDir := ""
-	if field(d, "dataDir", "a path", &dataDir) && !filepath.IsAbs(dataDir) {
-		d.fail("dataDir", []byte(dataDir), "must be an absolute path")
-	}
+	directory(d, "dataDir", &dataDir)
 	c.Ledger = filepath.Join(DefaultDataDir, "ipam", c.Name+".ledger")
+	c.HostLocal = filepath.Join(hostLocalDir, c.Name)
 	if dataDir != "" {
 		c.Ledger = filepath.Join(dataDir, c.Name, "ledger")
+		c.HostLocal = filepath.Join(dataDir, c.Name)
 	}
 	field(d, "resolvConf", "a path", &c.ResolvConf)
 	field(d, "routes", "a list of routes", &c.Routes)

@@ -14,6 +14,13 @@ import (
 type rawRange struct {
 	path                                  string
 	subnet, rangeStart, rangeEnd, gateway string
+	// exclude is our own addition: CIDRs, or addresses, never given out.
+	exclude []string
+}
+
+// isEmpty says whether no field was given.
+func (r *rawRange) isEmpty() bool {
+	return r.subnet == "" && r.rangeStart == "" && r.rangeEnd == "" && r.gateway == "" && r.exclude == nil
 }
 
 func readRange(d *decoder) rawRange {
@@ -22,6 +29,7 @@ func readRange(d *decoder) rawRange {
 	field(d, "rangeStart", "an IP address", &r.rangeStart)
 	field(d, "rangeEnd", "an IP address", &r.rangeEnd)
 	field(d, "gateway", "an IP address", &r.gateway)
+	field(d, "exclude", "a list of CIDRs or IP addresses", &r.exclude)
 	return r
 }
 
@@ -29,7 +37,7 @@ func readRange(d *decoder) rawRange {
 // whose fields stand in the section itself.
 func (c *IPAM) parseRanges(d *decoder) {
 	var sets [][]json.RawMessage
-	if single := readRange(d); single != (rawRange{path: d.path}) {
+	if single := readRange(d); !single.isEmpty() {
 		c.addSet(d, []rawRange{single})
 	}
 	field(d, "ranges", "a list of lists of ranges", &sets)
@@ -127,8 +135,24 @@ func parseRange(raw *rawRange) (ipam.Range, Subnet, error) {
 	if r.Last.Less(r.First) {
 		return ipam.Range{}, Subnet{}, lease.Invalid(raw.path+"rangeEnd", raw.rangeEnd, "is before rangeStart %s", r.First)
 	}
-	r.Exclude = []netip.Prefix{netip.PrefixFrom(s.Gateway, s.Gateway.BitLen())}
-	return r, s, nil
+	r.Exclude, err = parseExclude(raw, p)
+	r.Exclude = append(r.Exclude, netip.PrefixFrom(s.Gateway, s.Gateway.BitLen()))
+	return r, s, err
+}
+
+func parseExclude(raw *rawRange, subnet netip.Prefix) ([]netip.Prefix, error) {
+	excluded := make([]netip.Prefix, 0, len(raw.exclude)+1)
+	for i, text := range raw.exclude {
+		p, err := netip.ParsePrefix(text)
+		if a, addrErr := netip.ParseAddr(text); addrErr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil || p != p.Masked() || !p.Overlaps(subnet) {
+			return nil, lease.Invalid(fmt.Sprintf("%sexclude[%d]", raw.path, i), text, "is not an address or CIDR of subnet %s", subnet)
+		}
+		excluded = append(excluded, p)
+	}
+	return excluded, nil
 }
 
 func parseSubnet(raw *rawRange) (netip.Prefix, error) {
