@@ -91,11 +91,11 @@ func parse(args []string) (*options, error) {
 		}
 	}
 	if len(o.sections) == 0 || slices.Contains(o.sections, "all") {
-		o.sections = []string{"start", "cni", "parallel", "dataplane"}
+		o.sections = []string{"start", "cni", "parallel", "ipam", "dataplane"}
 	}
 	for _, name := range o.sections {
 		if measurements()[name] == nil {
-			return nil, fmt.Errorf("no section %q; there are start, cni, parallel, dataplane and all", name)
+			return nil, fmt.Errorf("no section %q; there are start, cni, parallel, ipam, dataplane and all", name)
 		}
 	}
 	if o.family != "ipv4" && o.family != "ipv6" {
@@ -120,7 +120,7 @@ type measure func(ctx context.Context, o *options, dir string) (*section, error)
 
 func measurements() map[string]measure {
 	return map[string]measure{
-		"start": measureStart, "cni": measureCNI, "parallel": measureParallel, "dataplane": measureDataplane,
+		"start": measureStart, "cni": measureCNI, "parallel": measureParallel, "ipam": measureIPAM, "dataplane": measureDataplane,
 	}
 }
 
