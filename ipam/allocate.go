@@ -30,6 +30,9 @@ func (s *span) large() bool { return s.size > largeRange }
 // Addresses that were never given come first, in ascending order, then the one
 // that was released first. One that was released within the cooldown comes only
 // when its set has nothing else. Fixed addresses don't wait.
+//
+// Addresses that are withdrawn are passed over, and as fixed ones refused with
+// ErrWithdrawn. An attachment that holds one gets it again all the same.
 func (l *Ledger) Allocate(ctx context.Context, req Request) ([]netip.Addr, error) {
 	o, err := req.parse()
 	if err != nil {
@@ -56,7 +59,14 @@ func (l *Ledger) Allocate(ctx context.Context, req Request) ([]netip.Addr, error
 func (l *Ledger) settle(ctx context.Context, spans []span) error {
 	return l.do(ctx, "add ranges to", func(t *tx) error {
 		for i := range spans {
-			if _, _, err := t.activate(&spans[i]); err != nil {
+			open, err := t.open(&spans[i])
+			if err != nil {
+				return err
+			}
+			if open.size == 0 {
+				continue
+			}
+			if _, _, err := t.activate(&spans[i], open); err != nil {
 				return err
 			}
 		}
@@ -133,7 +143,15 @@ func (t *tx) addresses(records []uint32) ([]netip.Addr, error) {
 
 // pickFixed finds or makes the record of a fixed address, which has to be free.
 func (t *tx) pickFixed(set []span, a netip.Addr) (uint32, error) {
-	owner, _, err := t.activate(&set[spanOf(set, a)])
+	s := &set[spanOf(set, a)]
+	open, err := t.open(s)
+	if err != nil {
+		return 0, err
+	}
+	if !open.gives(a) {
+		return 0, fmt.Errorf("%s is %w", a, ErrWithdrawn)
+	}
+	owner, _, err := t.activate(s, open)
 	if err != nil {
 		return 0, err
 	}
@@ -153,9 +171,20 @@ func (t *tx) pickFixed(set []span, a netip.Addr) (uint32, error) {
 func (t *tx) pick(set []span, now time.Time, cooldown time.Duration) (uint32, error) {
 	var eldest *page
 	var eldestAt uint32
+	withdrawn := 0
 	for n := range set {
 		s := &set[n]
-		owner, r, err := t.activate(s)
+		open, err := t.open(s)
+		if err != nil {
+			return 0, err
+		}
+		if open != s {
+			withdrawn++
+		}
+		if open.size == 0 {
+			continue
+		}
+		owner, r, err := t.activate(s, open)
 		if err != nil {
 			return 0, err
 		}
@@ -167,7 +196,7 @@ func (t *tx) pick(set []span, now time.Time, cooldown time.Duration) (uint32, er
 		if ripe && s.large() && r.word(atFreed) >= reuseAfter {
 			return i, nil
 		}
-		a, ok, err := t.advance(s, r)
+		a, ok, err := t.advance(open, r)
 		switch {
 		case err != nil:
 			return 0, err
@@ -175,18 +204,24 @@ func (t *tx) pick(set []span, now time.Time, cooldown time.Duration) (uint32, er
 			return t.addRecord(a, owner)
 		case ripe:
 			return i, nil
-		case i != 0 && (eldest == nil || p.long(atFreedOp) < eldest.long(atFreedOp)):
+		case i != 0 && (eldest == nil || freedBefore(p, i, eldest, eldestAt)):
 			eldest, eldestAt = p, i
 		}
 	}
 	if eldest == nil {
-		return 0, fullError(set)
+		return 0, fullError(set, withdrawn)
 	}
 	return eldestAt, nil
 }
 
-// fullError names the ranges, or the first and last of many.
-func fullError(set []span) error {
+// freedBefore is the order of free records p in slot i and q in slot j, as in queues.
+func freedBefore(p *page, i uint32, q *page, j uint32) bool {
+	return cmp.Or(cmp.Compare(p.long(atFreedOp), q.long(atFreedOp)), cmp.Compare(i, j)) < 0
+}
+
+// fullError names the ranges, or the first and last of many, and counts those of
+// which something is withdrawn.
+func fullError(set []span, withdrawn int) error {
 	names := make([]string, 0, len(set))
 	for i := range set {
 		names = append(names, set[i].String())
@@ -194,7 +229,11 @@ func fullError(set []span) error {
 	if n := len(names); n > 8 {
 		names = append(names[:7], fmt.Sprintf("%d more", n-8), names[n-1])
 	}
-	return fmt.Errorf("%w in %s", ErrFull, strings.Join(names, ", "))
+	full := fmt.Errorf("%w in %s", ErrFull, strings.Join(names, ", "))
+	if withdrawn > 0 {
+		return fmt.Errorf("%w: %d of %d ranges %w", full, withdrawn, len(set), ErrWithdrawn)
+	}
+	return full
 }
 
 // eldest is the least recently freed record of a range, or 0.

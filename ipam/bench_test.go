@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"testing"
 )
@@ -20,6 +21,38 @@ func BenchmarkAllocate(b *testing.B) {
 			b.Run(name, func(b *testing.B) { benchmarkAllocate(b, taken, reopen) })
 		}
 	}
+}
+
+// BenchmarkWithdrawn is the same beside as many withdrawn ranges as there can be,
+// and one more Withdraw and Admit of a block, with 30000 addresses taken.
+func BenchmarkWithdrawn(b *testing.B) {
+	ctx := context.Background()
+	l := newLedger(b, Options{})
+	r := between("10.0.0.0", "10.0.255.255")
+	for n := range 30000 {
+		allocate(b, l, ask(pod(n), r))
+	}
+	block := between("10.1.0.0", "10.1.0.63")
+	allocate(b, l, ask(pod(30000), block))
+	release(b, l, pod(30000))
+	for n := range MaxWithdrawn - 1 {
+		first := netip.AddrFrom4([4]byte{10, 2, byte(n), 0})
+		withdraw(b, l, Range{First: first, Last: first.Next()})
+	}
+	b.Run("allocate", func(b *testing.B) {
+		for b.Loop() {
+			allocate(b, l, ask(pod(30000), r))
+			release(b, l, pod(30000))
+		}
+	})
+	b.Run("withdraw", func(b *testing.B) {
+		for b.Loop() {
+			if err := l.Withdraw(ctx, block); err != nil {
+				b.Fatal(err)
+			}
+			admit(b, l, block)
+		}
+	})
 }
 
 func benchmarkAllocate(b *testing.B, taken int, reopen bool) {

@@ -23,6 +23,28 @@
 // sector that is synced once and not changed until the next boot, and a ledger
 // of another boot is started anew whatever else it holds.
 //
+// # Blocks that come and go
+//
+// What requests may have is named by the requests, and they may be a moment late.
+// So a node that gives a block back says so here first: Withdraw fails while an
+// address of it is held, and from then on none is given, whatever a request names,
+// until Admit. The list of what is withdrawn is in the file and changes with the
+// header that ends an operation.
+//
+// The next boot forgets it with the rest, and that is right: what is withdrawn is
+// what requests of this boot may still name. After a boot nobody has named
+// anything yet, the node begins with the blocks that its store says are its own,
+// and no address is given before it has published these. A list that outlived
+// the boot could only keep back a block that has been claimed again.
+//
+// # What is and what should be
+//
+// Audit compares the ledger with what lives and with the node's blocks, and a
+// Collector says what of it has leaked for long enough to be freed, which
+// ReleaseIf does unless it was taken again meanwhile.
+//
+// # What is refused
+//
 // A file that is neither whole nor empty nor of another boot is refused with
 // ErrCorrupt, because to guess might be to give an address twice. Rebuild
 // writes a new one from the attachments that are alive.

@@ -20,6 +20,13 @@ var (
 	ErrOutsideRange = errors.New("address is outside the ranges")
 	// ErrInvalid says that a request makes no sense, whatever the ledger holds.
 	ErrInvalid = errors.New("invalid request")
+	// ErrWithdrawn says that an address may not be given until it is admitted, and,
+	// beside ErrFull, that this is so for at least a part of the set.
+	ErrWithdrawn = errors.New("withdrawn")
+	// ErrInUse says that addresses can't be withdrawn because some are held.
+	ErrInUse = errors.New("addresses are in use")
+	// ErrTooMany says that more than MaxWithdrawn separate ranges would be withdrawn.
+	ErrTooMany = errors.New("too many withdrawn ranges")
 	// ErrLocked says that another process held the ledger for longer than the
 	// caller would wait.
 	ErrLocked = errors.New("ledger is locked")

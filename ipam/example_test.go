@@ -46,6 +46,6 @@ func Example() {
 	// Output:
 	// [10.244.7.2 fd00:10:244:7::1] <nil>
 	// [10.244.7.2 fd00:10:244:7::1] <nil>
-	// [{Taken:1 Free:252 Total:253}] <nil>
+	// [{Taken:1 Free:252 Total:253 Withdrawn:0}] <nil>
 	// [10.244.7.2 fd00:10:244:7::1] <nil>
 }

@@ -17,7 +17,29 @@ type fault struct {
 	// stop fails all that follow, as if the process had been killed; otherwise the
 	// fault is a disk that was full for a moment.
 	stop bool
+	// part is how much of the write is done all the same.
+	part part
 	hit  bool
+}
+
+type part int
+
+const (
+	nothing part = iota
+	onePage      // as far as the kernel copies a write in one
+	everything
+)
+
+// of is the length of the part.
+func (p part) of(length int, at int64) int {
+	switch p {
+	case onePage:
+		return min(length, int(headerSize-at%headerSize))
+	case everything:
+		return length
+	default:
+		return 0
+	}
 }
 
 var errFault = fmt.Errorf("injected: %w", syscall.ENOSPC)
@@ -41,14 +63,22 @@ type faultyFile struct {
 }
 
 func (f faultyFile) WriteAt(b []byte, at int64) (int, error) {
+	before := f.fault.hit
 	if err := f.fault.next(); err != nil {
+		if n := f.fault.part.of(len(b), at); n > 0 && !before {
+			f.file.WriteAt(b[:n], at)
+		}
 		return 0, err
 	}
 	return f.file.WriteAt(b, at)
 }
 
 func (f faultyFile) Truncate(size int64) error {
+	before := f.fault.hit
 	if err := f.fault.next(); err != nil {
+		if f.fault.part == everything && !before {
+			f.file.Truncate(size)
+		}
 		return err
 	}
 	return f.file.Truncate(size)
@@ -75,7 +105,7 @@ func dual(n int) Request {
 }
 
 // faultOps are operations on a ledger in which pods 1 and 3 hold two addresses
-// each, and those of pod 2 are free.
+// each, those of pod 2 are free, and some are withdrawn that none ever held.
 var faultOps = map[string]struct {
 	boot string
 	do   func(*Ledger) error
@@ -89,6 +119,20 @@ var faultOps = map[string]struct {
 		req := dual(9)
 		req.Addresses = addrs("fd00::2", "10.0.0.6")
 		_, err := l.Allocate(context.Background(), req)
+		return err
+	}},
+	"withdraw part": {"", func(l *Ledger) error {
+		return l.Withdraw(context.Background(), between("10.0.0.2", "10.0.0.2"))
+	}},
+	"withdraw all": {"", func(l *Ledger) error { return l.Withdraw(context.Background(), between("fd00::4", "fd00::ff")) }},
+	"admit part":   {"", func(l *Ledger) error { return l.Admit(context.Background(), between("fd00::7", "fd00::7")) }},
+	"admit all":    {"", func(l *Ledger) error { return l.Admit(context.Background(), between("10.0.0.0", "10.0.0.9")) }},
+	"release if": {"", func(l *Ledger) error {
+		all, err := l.Lookup(context.Background(), pod(3))
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		_, err = l.ReleaseIf(context.Background(), all[0])
 		return err
 	}},
 	"release":      {"", func(l *Ledger) error { _, err := l.Release(context.Background(), pod(3)); return err }},
@@ -106,6 +150,7 @@ func prepareFault(t *testing.T, path string) {
 		allocate(t, l, dual(n))
 	}
 	release(t, l, pod(2))
+	withdraw(t, l, between("10.0.0.4", "10.0.0.4"), between("fd00::6", "fd00::8"))
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +184,8 @@ func outlook(t *testing.T, path, boot string) []string {
 		}
 		note(held, err)
 	}
+	gone, err := l.Withdrawn(ctx)
+	note(gone, err)
 	usage, err := l.Usage(ctx, []RangeSet{{faultV4}, {faultV6}})
 	note(usage, err)
 	for n := 20; n < 26; n++ {

@@ -9,35 +9,35 @@ import (
 	"time"
 )
 
-// The file: a header of one page, two tables of chain heads, and an arena of
-// slots that only grows. A slot is an address's record or a range's. Slots are
+// The file: a header of one page, two copies of the list of what is withdrawn,
+// two tables of chain heads, and an arena of slots that only grows. A slot is an address's record or a range's. Slots are
 // numbered from 1, so that a 0 ends a chain and a hole in the file is an empty
 // table. No slot crosses a page, so the kernel copies each write of one whole.
 const (
 	headerSize  = 4096
 	bucketCount = 1 << 16
 	tableSize   = 4 * bucketCount
-	arenaOffset = headerSize + 2*tableSize
+	arenaOffset = headerSize + 2*listSize + 2*tableSize
 	slotSize    = 256
 	maxSlots    = 1 << 20
 
 	magic   = "ovl-ipam"
-	version = 1
+	version = 2
 	maxBoot = 64
 
 	// The header's two parts are in sectors of their own: what names the boot is
 	// never rewritten with other bytes in that boot, so no power failure tears it.
 	staticSize    = 96
 	dynamicOffset = 512
-	dynamicSize   = 32
+	dynamicSize   = 40
 )
 
 // table is where a table of chain heads begins, and tells the two apart.
 type table int64
 
 const (
-	byKey     table = headerSize             // taken records and ranges, by identity
-	byAddress table = headerSize + tableSize // all records, by address
+	byKey     table = headerSize + 2*listSize // taken records and ranges, by identity
+	byAddress table = byKey + tableSize       // all records, by address
 )
 
 func (t table) offset(bucket uint32) int64 { return int64(t) + 4*int64(bucket) }
@@ -58,6 +58,7 @@ type header struct {
 	orphans   uint32 // records that belong to no range
 	ranges    uint32 // the newest range; others follow by its link
 	taken     uint32
+	withdrawn listRef
 }
 
 func (h header) encode() []byte {
@@ -65,25 +66,32 @@ func (h header) encode() []byte {
 	if h.dirty {
 		b[0] = 1
 	}
+	b[1] = h.withdrawn.copy
+	le.PutUint16(b[2:], h.withdrawn.count)
 	le.PutUint32(b[4:], h.slots)
 	le.PutUint64(b[8:], h.committed)
 	le.PutUint32(b[16:], h.orphans)
 	le.PutUint32(b[20:], h.ranges)
 	le.PutUint32(b[24:], h.taken)
-	le.PutUint32(b[28:], checksum(b[:28]))
+	le.PutUint32(b[28:], h.withdrawn.sum)
+	le.PutUint32(b[dynamicSize-4:], checksum(b[:dynamicSize-4]))
 	return b
 }
 
 func decodeHeader(b []byte) (header, error) {
-	if checksum(b[:28]) != le.Uint32(b[28:]) {
+	if checksum(b[:dynamicSize-4]) != le.Uint32(b[dynamicSize-4:]) {
 		return header{}, corruptf("checksum of the header")
 	}
 	h := header{
 		dirty: b[0] != 0, slots: le.Uint32(b[4:]), committed: le.Uint64(b[8:]),
 		orphans: le.Uint32(b[16:]), ranges: le.Uint32(b[20:]), taken: le.Uint32(b[24:]),
+		withdrawn: listRef{copy: b[1], count: le.Uint16(b[2:]), sum: le.Uint32(b[28:])},
 	}
 	if h.slots > maxSlots {
 		return header{}, corruptf("header counts %d slots, more than %d", h.slots, maxSlots)
+	}
+	if h.withdrawn.copy > 1 || h.withdrawn.count > MaxWithdrawn {
+		return header{}, corruptf("header counts %d withdrawn ranges in copy %d", h.withdrawn.count, h.withdrawn.copy)
 	}
 	return h, nil
 }

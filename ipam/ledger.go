@@ -232,7 +232,7 @@ func (l *Ledger) current(ctx context.Context) (bool, error) {
 	if len(live) == 0 {
 		return true, nil
 	}
-	return false, replace(l.path, l.opts, live)
+	return false, replace(l.path, l.opts, live, nil)
 }
 
 // readHeader reads the header of a locked file, and makes the file usable first
@@ -265,7 +265,7 @@ func readHeader(f file, boot string) (header, error) {
 	}
 	want := slotOffset(head.slots + 1)
 	switch {
-	case head.dirty && head.slots == 0:
+	case head.dirty && head.slots == 0 && head.committed == 0:
 		return clearFile(f, head)
 	case head.dirty && size >= want:
 		return repair(f, head)
@@ -279,7 +279,7 @@ func readHeader(f file, boot string) (header, error) {
 // the file is what it was, after it a ledger of this boot that is to be cleared.
 // That page is synced, as the next boot has to find there that it isn't of it.
 func start(f file, boot string) (header, error) {
-	head := header{dirty: true}
+	head := header{dirty: true} // and of no operation: only a start leaves that
 	if _, err := f.WriteAt(firstPage(boot, head), 0); err != nil {
 		return header{}, fmt.Errorf("write header: %w", err)
 	}

@@ -2,17 +2,9 @@ package ipam
 
 import (
 	"cmp"
-	"context"
-	"errors"
-	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
-	"sync/atomic"
-	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 )
 
 // model is a ledger as simple as can be: maps, and searches through all.
@@ -20,6 +12,24 @@ type model struct {
 	known map[netip.Addr]*modelAddr
 	added int
 	op    int
+	// moves is every Withdraw and Admit; the last one of an address counts.
+	moves []move
+}
+
+type move struct {
+	interval
+	out bool
+}
+
+func newModel() *model { return &model{known: map[netip.Addr]*modelAddr{}} }
+
+func (m *model) withdrawn(a netip.Addr) bool {
+	for _, move := range slices.Backward(m.moves) {
+		if move.contains(a) {
+			return move.out
+		}
+	}
+	return false
 }
 
 type modelAddr struct {
@@ -27,6 +37,7 @@ type modelAddr struct {
 	number   int // in the order of first use
 	holder   *Attachment
 	position int
+	since    time.Time
 	freedOp  int
 	freedAt  time.Time
 }
@@ -74,7 +85,7 @@ func (m *model) pick(set RangeSet, now time.Time, cooldown time.Duration, except
 		each(r, func(a netip.Addr) bool {
 			k := m.known[a]
 			switch {
-			case slices.Contains(except, a):
+			case slices.Contains(except, a) || m.withdrawn(a):
 			case k == nil && !fresh.IsValid():
 				fresh = a
 			case k != nil && k.holder == nil:
@@ -127,6 +138,9 @@ func (m *model) allocate(req Request, now time.Time, cooldown time.Duration) ([]
 	}
 	var got []netip.Addr
 	for i, set := range req.Sets {
+		if fixed[i].IsValid() && m.withdrawn(fixed[i]) {
+			return nil, ErrWithdrawn, nothing
+		}
 		if k := m.known[fixed[i]]; k != nil && k.holder != nil {
 			return nil, ErrTaken, nothing
 		}
@@ -145,7 +159,8 @@ func (m *model) allocate(req Request, now time.Time, cooldown time.Duration) ([]
 				m.known[a] = &modelAddr{address: a, number: m.added}
 				m.added++
 			}
-			m.known[a].holder, m.known[a].position = &req.Attachment, i
+			k := m.known[a]
+			k.holder, k.position, k.since = &req.Attachment, i, now
 		}
 	}
 }
@@ -157,226 +172,37 @@ func (m *model) free(all []*modelAddr, now time.Time) {
 	}
 }
 
-// machine runs a ledger beside the model.
-type machine struct {
-	t     *rapid.T
-	m     *model
-	l     *Ledger
-	clock *clock
-	opts  Options
-	boot  int
-	fault *fault // of the operation in progress, or nil
-}
-
-// modelSets has definitions that overlap each other, as after changes of the
-// configuration.
-var modelSets = [][]RangeSet{
-	{{between("10.0.0.1", "10.0.0.6")}},
-	{{between("10.0.0.0", "10.0.0.9", "10.0.0.0/31", "10.0.0.4/32")}},
-	{{between("10.0.0.5", "10.0.0.7"), between("10.0.1.1", "10.0.1.4")}},
-	{{between("fd00::", "fd00::ffff:ffff:ffff:ffff", "fd00::/125")}, {between("10.0.0.1", "10.0.0.6")}},
-	{{between("10.0.1.1", "10.0.1.4")}, {between("10.0.0.1", "10.0.0.6")}},
-}
-
-// wide keeps the model from searching a /64.
-func wide(sets []RangeSet) []RangeSet {
-	if sets[0][0].First != addr("fd00::") {
-		return sets
-	}
-	return []RangeSet{{between("fd00::", "fd00::1ff", "fd00::/125")}, sets[1]}
-}
-
-func (x *machine) reopen() {
-	if x.l != nil {
-		x.l.Close()
-	}
-	l, err := OpenLedger(x.l.path, x.opts)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	x.l = l
-}
-
-// arm may let the next operation die before one of its writes.
-func (x *machine) arm() {
-	x.fault = nil
-	if rapid.IntRange(0, 4).Draw(x.t, "die") == 0 {
-		x.fault = &fault{after: rapid.IntRange(0, 12).Draw(x.t, "after writes"), stop: rapid.Bool().Draw(x.t, "for good")}
-	}
-}
-
-// died says whether the operation died, and lets the next process come.
-func (x *machine) died(err error) bool {
-	hit := x.fault != nil && x.fault.hit
-	if hit != errors.Is(err, errFault) {
-		x.t.Fatalf("fault %v, error %v", hit, err)
-	}
-	x.fault = nil
-	if hit {
-		x.reopen()
-	}
-	return hit
-}
-
-func (x *machine) attachment() Attachment {
-	return pod(rapid.IntRange(0, 12).Draw(x.t, "pod"))
-}
-
-func (x *machine) allocate(t *rapid.T) {
-	x.t = t
-	sets := rapid.SampledFrom(modelSets).Draw(t, "sets")
-	req := Request{Attachment: x.attachment(), Sets: sets}
-	if rapid.IntRange(0, 3).Draw(t, "fixed") == 0 {
-		req.Addresses = append(req.Addresses, netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 10).Draw(t, "address"))}))
-	}
-	inModel := req
-	inModel.Sets = wide(sets)
-	want, wantErr, apply := x.m.allocate(inModel, x.clock.at, x.opts.Cooldown)
-	x.arm()
-	got, err := x.l.Allocate(context.Background(), req)
-	if x.died(err) {
-		return
-	}
-	if !errors.Is(err, wantErr) || !slices.Equal(got, want) {
-		t.Fatalf("allocate %v: got %v, %v, want %v, %v", req, got, err, want, wantErr)
-	}
-	apply()
-}
-
-func (x *machine) release(t *rapid.T) {
-	x.t = t
-	a := x.attachment()
-	held := x.m.held(a)
-	var want []netip.Addr
-	for _, k := range held {
-		want = append(want, k.address)
-	}
-	x.arm()
-	got, err := x.l.Release(context.Background(), a)
-	if x.died(err) {
-		return
-	}
-	if err != nil || !slices.Equal(got, want) {
-		t.Fatalf("release %s: got %v, %v, want %v", a, got, err, want)
-	}
-	x.m.free(held, x.clock.at)
-}
-
-func (x *machine) retain(t *rapid.T) {
-	x.t = t
-	var keep []Attachment
-	for n := range 13 {
-		if rapid.IntRange(0, 3).Draw(t, "keep") > 0 {
-			keep = append(keep, pod(n))
+// withdraw says whether nothing is held there, and how to make it so.
+func (m *model) withdraw(r Range) (error, func()) {
+	bounds := interval{r.First, r.Last}
+	for a, k := range m.known {
+		if k.holder != nil && bounds.contains(a) {
+			return ErrInUse, func() {}
 		}
 	}
-	var stale []*modelAddr
-	for _, k := range x.m.known {
-		if k.holder != nil && !slices.Contains(keep, *k.holder) {
-			stale = append(stale, k)
-		}
-	}
-	x.arm()
-	freed, err := x.l.Retain(context.Background(), keep)
-	if x.died(err) {
-		return
-	}
-	if err != nil || len(freed) != len(stale) {
-		t.Fatalf("retain %v: got %v, %v, want %d", keep, freed, err, len(stale))
-	}
-	x.m.free(stale, x.clock.at)
+	return nil, func() { m.moves = append(m.moves, move{bounds, true}) }
 }
 
-func (x *machine) reboot(t *rapid.T) {
-	x.t = t
-	x.boot++
-	x.opts.BootID = fmt.Sprint("boot-", x.boot)
-	x.reopen()
-	x.m = &model{known: map[netip.Addr]*modelAddr{}}
+func (m *model) admit(r Range) func() {
+	return func() { m.moves = append(m.moves, move{interval{r.First, r.Last}, false}) }
 }
 
-// check compares all that is held, who holds it, and the counts.
-func (x *machine) check(t *rapid.T) {
-	x.t, x.fault = t, nil
-	ctx := context.Background()
-	if err := x.l.Verify(ctx); err != nil {
-		t.Fatal(err)
-	}
-	all, err := x.l.All(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	taken := 0
-	for _, k := range x.m.known {
-		if k.holder != nil {
-			taken++
-		}
-	}
-	if len(all) != taken {
-		t.Fatalf("holds %v, want %d", all, taken)
-	}
-	for _, got := range all {
-		if k := x.m.known[got.Address]; k == nil || k.holder == nil || *k.holder != got.Attachment {
-			t.Fatalf("%s is held by %s", got.Address, got.Attachment)
-		}
-	}
-}
-
-func (x *machine) usage(t *rapid.T) {
-	x.t, x.fault = t, nil
-	sets := wide(rapid.SampledFrom(modelSets).Draw(t, "sets"))
-	usage, err := x.l.Usage(context.Background(), sets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, set := range sets {
-		var want Usage
-		for _, r := range set {
-			each(r, func(a netip.Addr) bool {
-				want.Total++
-				if k := x.m.known[a]; k != nil && k.holder != nil {
-					want.Taken++
-				}
-				return true
-			})
-		}
-		if want.Free = want.Total - want.Taken; usage[i] != want {
-			t.Fatalf("usage of %v: got %+v, want %+v", set, usage[i], want)
-		}
-	}
-}
-
-func TestLedgerMatchesModel(t *testing.T) {
-	dir := t.TempDir()
-	var runs atomic.Int64
-	rapid.Check(t, func(t *rapid.T) {
-		x := &machine{t: t, clock: newClock(), m: &model{known: map[netip.Addr]*modelAddr{}}}
-		x.opts = Options{BootID: "boot-0", Now: x.clock.now, wrap: func(f file) file {
-			if x.fault != nil {
-				f = x.fault.wrap(f)
+// usage counts one by one.
+func (m *model) usage(set RangeSet) Usage {
+	var u Usage
+	for _, r := range set {
+		each(r, func(a netip.Addr) bool {
+			u.Total++
+			switch k := m.known[a]; {
+			case m.withdrawn(a):
+				u.Withdrawn++
+			case k != nil && k.holder != nil:
+				u.Taken++
+			default:
+				u.Free++
 			}
-			return noSync{f}
-		}}
-		x.opts.Cooldown = rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(t, "cooldown")
-		x.l = &Ledger{path: filepath.Join(dir, fmt.Sprint(runs.Add(1))), turn: make(chan struct{}, 1)}
-		x.reopen()
-		defer func() { x.l.Close() }()
-		t.Repeat(map[string]func(*rapid.T){
-			"allocate": x.allocate,
-			"Allocate": x.allocate, // twice as likely
-			"release":  x.release,
-			"retain":   x.retain,
-			"usage":    x.usage,
-			"reopen":   func(t *rapid.T) { x.t = t; x.reopen() },
-			"reboot": func(t *rapid.T) {
-				if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
-					x.reboot(t)
-				}
-			},
-			"wait": func(t *rapid.T) {
-				x.clock.advance(time.Duration(rapid.IntRange(1, 90).Draw(t, "seconds")) * time.Second)
-			},
-			"": x.check,
+			return true
 		})
-	})
+	}
+	return u
 }

@@ -10,12 +10,15 @@ import (
 // Ranges in the ledger. Each record belongs to at most one range, and active
 // ranges don't overlap: the definition used last is the one that holds. A range
 // that was used before keeps the records that lie outside the new one, until
-// these are released, and never gives them out unless it is used again.
+// these are released, and never gives them out unless it is used again. An active
+// range owns no record of an address that is withdrawn: those belong to a range
+// that isn't active, or to none.
 
-// activate finds or adds the range, and makes it the owner of all records of
-// addresses that it gives. That takes constant time unless the range overlaps
-// another definition, as happens once when a configuration is changed.
-func (t *tx) activate(s *span) (uint32, *page, error) {
+// activate finds or adds the range s, and makes it the owner of all records of
+// addresses that it gives, which are those of open. That takes constant time
+// unless the range overlaps another definition, as happens once when a
+// configuration is changed, or what was withdrawn of it in part has changed.
+func (t *tx) activate(s, open *span) (uint32, *page, error) {
 	i, r, err := t.rangeOf(s.identity())
 	if err != nil {
 		return 0, nil, err
@@ -34,8 +37,8 @@ func (t *tx) activate(s *span) (uint32, *page, error) {
 	}
 	r.set(atState, stateActive)
 	t.activated = append(t.activated, *s)
-	if overlap || t.head.orphans > 0 {
-		err = t.adopt(s, i, r)
+	if overlap || t.head.orphans > 0 || open != s {
+		err = t.adopt(open, i, r)
 	}
 	return i, r, err
 }
@@ -61,26 +64,34 @@ func (t *tx) addRange(s *span) (uint32, *page, error) {
 // supersede makes all ranges but self that overlap s inactive, and says whether
 // there are any, active or not.
 func (t *tx) supersede(s *span, self uint32) (overlap bool, err error) {
-	next := t.head.ranges
-	for steps := uint32(0); next != 0; steps++ {
-		if steps > t.head.slots {
-			return false, corruptf("chain of ranges has a cycle")
-		}
-		r, err := t.owner(next)
-		if err != nil {
-			return false, err
-		}
-		if next != self && s.overlaps(r.bounds()) {
+	err = t.eachRange(func(i uint32, r *page) {
+		if i != self && s.overlaps(r.bounds()) {
 			overlap = true
 			r.set(atState, stateInactive)
 		}
-		next = r.word(atOlder)
-	}
-	return overlap, nil
+	})
+	return overlap, err
 }
 
-// adopt makes the range the owner of all records that it gives, and queues the
-// free ones in the order in which they were freed.
+// eachRange visits all ranges, the newest first.
+func (t *tx) eachRange(visit func(i uint32, r *page)) error {
+	next := t.head.ranges
+	for steps := uint32(0); next != 0; steps++ {
+		if steps > t.head.slots {
+			return corruptf("chain of ranges has a cycle")
+		}
+		r, err := t.owner(next)
+		if err != nil {
+			return err
+		}
+		visit(next, r)
+		next = r.word(atOlder)
+	}
+	return nil
+}
+
+// adopt makes the range the owner of all records that it gives and of no other,
+// and queues the free ones in the order in which they were freed.
 func (t *tx) adopt(s *span, owner uint32, r *page) error {
 	type freed struct {
 		i  uint32
@@ -89,8 +100,14 @@ func (t *tx) adopt(s *span, owner uint32, r *page) error {
 	}
 	var free []freed
 	err := t.scan(func(i uint32, p *slot) error {
-		if !p.isRecord() || !s.gives(p.address(atAddress)) {
+		if !p.isRecord() {
 			return nil
+		}
+		if !s.gives(p.address(atAddress)) {
+			if p.word(atOwner) != owner {
+				return nil
+			}
+			return t.disown(i, t.take(i, p))
 		}
 		record := t.take(i, p)
 		if record.state() == stateFree {
@@ -122,6 +139,18 @@ func (t *tx) adopt(s *span, owner uint32, r *page) error {
 	return nil
 }
 
+// disown makes a record belong to no range.
+func (t *tx) disown(i uint32, record *page) (err error) {
+	if record.state() == stateFree {
+		err = t.dequeue(i, record)
+	} else {
+		err = t.countHeld(record, -1)
+	}
+	record.set(atOwner, 0)
+	t.head.orphans++
+	return err
+}
+
 // moveHeld counts a taken record for another range.
 func (t *tx) moveHeld(record, to *page) error {
 	if err := t.countHeld(record, -1); err != nil {
@@ -147,6 +176,16 @@ func (t *tx) countHeld(record *page, delta int) error {
 	return nil
 }
 
+// keepCursor notes what the cursor was before this operation moves it.
+func (t *tx) keepCursor(r *page) {
+	if r.long(atCursorOp) == t.op {
+		return
+	}
+	r.setLong(atCursorOp, t.op)
+	copy(r.slot[atCursorPrev:atCursorOp], r.slot[atCursor:atCursorPrev])
+	r.slot[atEndPrev] = r.slot[atEnd]
+}
+
 // advance moves the range's cursor to the next address that was never given, and
 // past it. Each address is passed once, so this is constant time on average; and
 // it isn't begun when the counts say that there is none.
@@ -154,11 +193,7 @@ func (t *tx) advance(s *span, r *page) (netip.Addr, bool, error) {
 	if r.slot[atEnd] != 0 || (s.size != math.MaxUint64 && uint64(r.word(atHeld))+uint64(r.word(atFreed)) >= s.size) {
 		return netip.Addr{}, false, nil
 	}
-	if r.long(atCursorOp) != t.op {
-		r.setLong(atCursorOp, t.op)
-		copy(r.slot[atCursorPrev:atCursorOp], r.slot[atCursor:atCursorPrev])
-		r.slot[atEndPrev] = r.slot[atEnd]
-	}
+	t.keepCursor(r)
 	at := r.address(atCursor)
 	if !s.contains(at) {
 		return netip.Addr{}, false, corruptf("cursor %s of range %s is outside", at, s)

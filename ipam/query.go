@@ -8,9 +8,10 @@ import (
 	"slices"
 )
 
-// Usage is how many addresses of a set there are. Numbers that don't fit are the
-// largest that does.
-type Usage struct{ Taken, Free, Total uint64 }
+// Usage is how many addresses of a set there are: taken, withdrawn, or free. One
+// that is withdrawn counts as that only, also when it is held, which can be after
+// a Rebuild. Numbers that don't fit are the largest that does.
+type Usage struct{ Taken, Free, Total, Withdrawn uint64 }
 
 // Lookup is what the attachment holds, in the order of the sets it came from.
 func (l *Ledger) Lookup(ctx context.Context, a Attachment) ([]Allocation, error) {
@@ -73,11 +74,15 @@ func (l *Ledger) Usage(ctx context.Context, sets []RangeSet) ([]Usage, error) {
 	err = l.do(ctx, "count in", func(t *tx) error {
 		for i, set := range parsed {
 			for n := range set {
-				taken, err := t.held(&set[n])
+				open, err := t.open(&set[n])
 				if err != nil {
 					return err
 				}
-				usage[i].add(uint64(taken), set[n].size)
+				taken, err := t.held(&set[n], open)
+				if err != nil {
+					return err
+				}
+				usage[i].add(uint64(taken), &set[n], open)
 			}
 		}
 		return nil
@@ -88,14 +93,23 @@ func (l *Ledger) Usage(ctx context.Context, sets []RangeSet) ([]Usage, error) {
 	return usage, nil
 }
 
-func (u *Usage) add(taken, size uint64) {
-	free := size
-	if size != math.MaxUint64 {
-		free -= min(taken, size)
+func (u *Usage) add(taken uint64, s, open *span) {
+	free := open.size
+	if free != math.MaxUint64 {
+		free -= min(taken, free)
 	}
 	u.Taken = sumUp(u.Taken, taken)
 	u.Free = sumUp(u.Free, free)
-	u.Total = sumUp(u.Total, size)
+	u.Total = sumUp(u.Total, s.size)
+	if open != s {
+		hi, lo := s.extent()
+		openHi, openLo := open.extent()
+		withdrawn, borrow := bits.Sub64(lo, openLo, 0)
+		if hi, _ = bits.Sub64(hi, openHi, borrow); hi != 0 {
+			withdrawn = math.MaxUint64
+		}
+		u.Withdrawn = sumUp(u.Withdrawn, withdrawn)
+	}
 }
 
 func sumUp(a, b uint64) uint64 {
@@ -108,11 +122,11 @@ func sumUp(a, b uint64) uint64 {
 
 // held counts the taken addresses of a range. One that the ledger doesn't know
 // and that nothing in it can overlap isn't added, so that to ask writes nothing.
-func (t *tx) held(s *span) (uint32, error) {
-	if t.head.ranges == 0 && t.head.orphans == 0 {
+func (t *tx) held(s, open *span) (uint32, error) {
+	if open.size == 0 || (t.head.ranges == 0 && t.head.orphans == 0) {
 		return 0, nil
 	}
-	_, r, err := t.activate(s)
+	_, r, err := t.activate(s, open)
 	if err != nil {
 		return 0, err
 	}

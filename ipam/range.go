@@ -46,6 +46,17 @@ func (i interval) overlaps(o interval) bool {
 	return i.first.Compare(o.last) <= 0 && o.first.Compare(i.last) <= 0
 }
 
+// clip is the part that lies within an interval that overlaps this one.
+func (i interval) clip(to interval) interval {
+	if i.first.Less(to.first) {
+		i.first = to.first
+	}
+	if to.last.Less(i.last) {
+		i.last = to.last
+	}
+	return i
+}
+
 // span is a Range that was checked and brought to one form, so that equal
 // ranges compare equal.
 type span struct {
@@ -54,23 +65,33 @@ type span struct {
 	size  uint64     // addresses that may be given; MaxUint64 stands for any larger number
 }
 
-// newSpan checks a range.
-func newSpan(r Range) (span, error) {
+// bounds checks a range's First and Last.
+func (r Range) bounds() (interval, error) {
 	first, last := r.First.Unmap(), r.Last.Unmap()
 	switch {
 	case !first.IsValid() || !last.IsValid():
-		return span{}, invalidf("range %s lacks a bound", r)
+		return interval{}, invalidf("range %s lacks a bound", r)
 	case first.Zone() != "" || last.Zone() != "":
-		return span{}, invalidf("range %s has a zone", r)
+		return interval{}, invalidf("range %s has a zone", r)
 	case first.Is4() != last.Is4():
-		return span{}, invalidf("range %s mixes families", r)
+		return interval{}, invalidf("range %s mixes families", r)
 	case last.Less(first):
-		return span{}, invalidf("range %s ends before it starts", r)
+		return interval{}, invalidf("range %s ends before it starts", r)
 	}
-	s := span{interval: interval{first, last}}
-	if first.Is6() && s.overlaps(mapped()) {
-		return span{}, invalidf("range %s covers IPv4-mapped addresses", r)
+	bounds := interval{first, last}
+	if first.Is6() && bounds.overlaps(mapped()) {
+		return interval{}, invalidf("range %s covers IPv4-mapped addresses", r)
 	}
+	return bounds, nil
+}
+
+// newSpan checks a range.
+func newSpan(r Range) (span, error) {
+	bounds, err := r.bounds()
+	if err != nil {
+		return span{}, err
+	}
+	s := span{interval: bounds}
 	for _, p := range r.Exclude {
 		if !p.IsValid() {
 			return span{}, invalidf("range %s excludes an invalid prefix", r)
@@ -98,23 +119,18 @@ func (s *span) exclude(p netip.Prefix) {
 	if hole.first.Is4() != s.first.Is4() || !s.overlaps(hole) {
 		return
 	}
-	if hole.first.Less(s.first) {
-		hole.first = s.first
-	}
-	if s.last.Less(hole.last) {
-		hole.last = s.last
-	}
-	s.holes = append(s.holes, hole)
+	s.holes = append(s.holes, hole.clip(s.interval))
 }
 
-// merge sorts intervals and joins those that overlap or touch.
+// merge sorts intervals, of one family or both, and joins those that overlap or
+// touch.
 func merge(all []interval) []interval {
 	slices.SortFunc(all, func(a, b interval) int { return a.first.Compare(b.first) })
 	joined := all[:0]
 	for _, next := range all {
 		if n := len(joined); n > 0 {
 			end := joined[n-1].last
-			if after := end.Next(); !after.IsValid() || next.first.Compare(after) <= 0 {
+			if next.first.Compare(end) <= 0 || next.first == end.Next() {
 				if end.Less(next.last) {
 					joined[n-1].last = next.last
 				}
@@ -128,7 +144,16 @@ func merge(all []interval) []interval {
 
 // count is how many addresses the span may give, at most MaxUint64.
 func (s *span) count() uint64 {
-	hi, lo := distance(s.first, s.last)
+	hi, lo := s.extent()
+	if hi != 0 {
+		return math.MaxUint64
+	}
+	return lo
+}
+
+// extent is how many addresses the span may give, in 128 bits.
+func (s *span) extent() (hi, lo uint64) {
+	hi, lo = distance(s.first, s.last)
 	for _, hole := range s.holes {
 		h, l := distance(hole.first, hole.last)
 		// A hole counts one more than the distance of its ends.
@@ -140,10 +165,7 @@ func (s *span) count() uint64 {
 	}
 	// So does the span. One that is all hole wraps from -1 to 0, as it should.
 	lo, carry := bits.Add64(lo, 1, 0)
-	if hi += carry; hi != 0 {
-		return math.MaxUint64
-	}
-	return lo
+	return hi + carry, lo
 }
 
 // hole is the hole that an address lies in.
@@ -180,7 +202,8 @@ func (s *span) identity() identity {
 	return identity(sum[:16])
 }
 
-func (s *span) String() string { return fmt.Sprintf("%s-%s", s.first, s.last) }
+// String gives the bounds.
+func (i interval) String() string { return fmt.Sprintf("%s-%s", i.first, i.last) }
 
 // distance is b - a, of addresses of one family.
 func distance(a, b netip.Addr) (hi, lo uint64) {

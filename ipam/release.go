@@ -31,6 +31,42 @@ func (l *Ledger) Release(ctx context.Context, a Attachment) ([]netip.Addr, error
 	return freed, nil
 }
 
+// ReleaseIf frees one address if it is still held as the allocation says, by the
+// same attachment since the same time, and says whether it did. Who looked at the
+// ledger some time ago frees with it what he saw, and never what was taken since.
+func (l *Ledger) ReleaseIf(ctx context.Context, seen Allocation) (bool, error) {
+	if err := seen.validate(); err != nil {
+		return false, err
+	}
+	a := seen.Address.Unmap()
+	if !a.IsValid() || a.Zone() != "" {
+		return false, invalidf("address %q of %s", a, seen.Attachment)
+	}
+	freed := false
+	err := l.do(ctx, "release in", func(t *tx) error {
+		i, p, err := t.recordOf(a)
+		if err != nil || i == 0 || !p.heldAs(seen) {
+			return err
+		}
+		freed = true
+		return t.free([]uint32{i}, l.opts.Now())
+	})
+	return freed && err == nil, err
+}
+
+// heldAs says whether a record is taken as an allocation says. One that was cut
+// is compared as far as it goes; its time tells it from others of that name.
+func (s *slot) heldAs(seen Allocation) bool {
+	if s.state() != stateTaken || int64(s.long(atSince)) != seen.Since.UnixNano() {
+		return false
+	}
+	if !seen.Truncated {
+		return s.key() == seen.identity()
+	}
+	now := s.allocation()
+	return now.Truncated && now.Attachment == seen.Attachment
+}
+
 // Retain frees everything that isn't held by one of the attachments in keep, and
 // returns what it freed. It reads all records. Container IDs in keep have to be
 // whole: one that the ledger cut is another ID.

@@ -58,7 +58,7 @@ func (m *image) slot(i uint32) *slot { return (*slot)(m.arena[slotSize*(i-1):]) 
 // operation's.
 func (m *image) derive() error {
 	committed := m.head.committed
-	m.head = header{slots: m.head.slots, committed: committed + 1}
+	m.head = header{slots: m.head.slots, committed: committed + 1, withdrawn: m.head.withdrawn}
 	for i := uint32(1); i <= m.head.slots; i++ {
 		s := m.slot(i)
 		if err := s.check(i); err != nil {

@@ -14,8 +14,10 @@ type tx struct {
 	slots     map[uint32]*page
 	touched   []uint32 // the slots in the order of their reading
 	words     map[int64]*word
-	offsets   []int64 // the words in the order of their reading
-	activated []span  // ranges that became active
+	offsets   []int64    // the words in the order of their reading
+	activated []span     // ranges that became active
+	gone      []interval // what is withdrawn, once it was read
+	list      []byte     // what is withdrawn, when it has to be written
 }
 
 // page is a slot in hand.
@@ -131,13 +133,18 @@ func (t *tx) changed() bool {
 }
 
 // write has three phases. The mark comes first. Then everything but the states
-// of records: nobody believes new slots, as they aren't counted yet, and an
-// index is derived. The states are last, a word each. The header ends it all.
+// of records: nobody believes new slots, as they aren't counted yet, or the copy
+// of the list that the header doesn't name, and an index is derived. The states are last, a word each. The header ends it all.
 func (t *tx) write() error {
 	mark := t.was
 	mark.dirty = true
 	if err := t.put(mark.encode(), dynamicOffset, "mark of the header"); err != nil {
 		return err
+	}
+	if len(t.list) > 0 {
+		if err := t.put(t.list, t.head.withdrawn.offset(), "withdrawn ranges"); err != nil {
+			return err
+		}
 	}
 	for _, i := range t.touched {
 		p := t.slots[i]

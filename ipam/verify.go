@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -19,12 +20,13 @@ type verifier struct {
 	ranges []uint32
 	held   map[uint32]uint32 // by range
 	freed  map[uint32]uint32
-	keyed  int // slots that have to be found by identity
-	placed int // slots that have to be found by address
+	gone   map[uint32]netip.Addr // withdrawn addresses, one by range
+	keyed  int                   // slots that have to be found by identity
+	placed int                   // slots that have to be found by address
 }
 
 func (v *verifier) run() error {
-	v.held, v.freed = make(map[uint32]uint32), make(map[uint32]uint32)
+	v.held, v.freed, v.gone = make(map[uint32]uint32), make(map[uint32]uint32), make(map[uint32]netip.Addr)
 	seen := make(map[netip.Addr]uint32)
 	err := v.scan(func(i uint32, s *slot) error {
 		if s.isRange() {
@@ -47,7 +49,7 @@ func (v *verifier) run() error {
 		if op := max(s.long(atTakenOp), s.long(atFreedOp)); op > v.was.committed {
 			return corruptf("slot %d is of operation %d; the last one was %d", i, op, v.was.committed)
 		}
-		return nil
+		return v.withdrawal(s, a)
 	})
 	if err != nil {
 		return err
@@ -57,6 +59,20 @@ func (v *verifier) run() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// withdrawal notes the range of a withdrawn address, which may not be held unless
+// it was when the ledger was rebuilt.
+func (v *verifier) withdrawal(s *slot, a netip.Addr) error {
+	withdrawn, err := v.isWithdrawn(a)
+	if err != nil || !withdrawn {
+		return err
+	}
+	if s.state() == stateTaken && s.long(atTakenOp) > rebuiltOp {
+		return corruptf("%s is withdrawn and held", a)
+	}
+	v.gone[s.word(atOwner)] = a
 	return nil
 }
 
@@ -78,14 +94,11 @@ func (v *verifier) header() error {
 func (v *verifier) chains() error {
 	for in, want := range map[table]int{byKey: v.keyed, byAddress: v.placed} {
 		found := make(map[uint32]bool, want)
-		heads := make([]byte, tableSize)
-		if _, err := v.f.ReadAt(heads, int64(in)); err != nil {
-			return fmt.Errorf("read table: %w", err)
+		heads, err := v.heads(in)
+		if err != nil {
+			return err
 		}
-		for bucket := range uint32(bucketCount) {
-			if le.Uint32(heads[4*bucket:]) == 0 {
-				continue
-			}
+		for _, bucket := range heads {
 			twice := uint32(0)
 			err := v.chain(in, bucket, func(i uint32, _ *page) bool {
 				if found[i] {
@@ -108,6 +121,28 @@ func (v *verifier) chains() error {
 	return nil
 }
 
+// heads is the buckets of a table that aren't empty.
+func (v *verifier) heads(in table) ([]uint32, error) {
+	var heads []uint32
+	b, empty := make([]byte, 4*headerSize), make([]byte, headerSize)
+	for from := 0; from < tableSize; from += len(b) {
+		if _, err := v.f.ReadAt(b, int64(in)+int64(from)); err != nil {
+			return nil, fmt.Errorf("read table: %w", err)
+		}
+		for at := 0; at < len(b); at += headerSize {
+			if bytes.Equal(b[at:at+headerSize], empty) {
+				continue // most are
+			}
+			for n := at; n < at+headerSize; n += 4 {
+				if le.Uint32(b[n:]) != 0 {
+					heads = append(heads, uint32((from+n)/4))
+				}
+			}
+		}
+	}
+	return heads, nil
+}
+
 // owners walks the ranges and their queues.
 func (v *verifier) owners() error {
 	listed := 0
@@ -126,6 +161,9 @@ func (v *verifier) owners() error {
 		}
 		if err := v.queue(i, r); err != nil {
 			return err
+		}
+		if a, ok := v.gone[i]; ok && r.state() == stateActive {
+			return corruptf("active range %d owns %s, which is withdrawn", i, a)
 		}
 		if r.state() == stateActive {
 			for _, other := range active {

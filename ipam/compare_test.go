@@ -1,0 +1,77 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// What a machine's ledger and its model have to agree on.
+
+// differs says how ledger and model do: in what is held, by whom and since when,
+// and in what is withdrawn.
+func (x *machine) differs() string {
+	ctx := context.Background()
+	all, err := x.handles[1].All(ctx)
+	if err != nil {
+		x.fatalf("%v", err)
+	}
+	taken := 0
+	for _, k := range x.m.known {
+		if k.holder != nil {
+			taken++
+		}
+	}
+	if len(all) != taken {
+		return fmt.Sprintf("holds %v, want %d", all, taken)
+	}
+	held := map[netip.Addr]bool{}
+	for _, got := range all {
+		if held[got.Address] {
+			x.fatalf("%s is held twice", got.Address)
+		}
+		held[got.Address] = true
+		if k := x.m.known[got.Address]; k == nil || k.holder == nil || *k.holder != got.Attachment || !k.since.Equal(got.Since) {
+			return fmt.Sprintf("%s is held by %s since %s", got.Address, got.Attachment, got.Since)
+		}
+	}
+	gone, err := x.handles[0].Withdrawn(ctx)
+	if err != nil {
+		x.fatalf("%v", err)
+	}
+	inList := func(a netip.Addr) bool {
+		return slices.ContainsFunc(gone, func(r Range) bool { return interval{r.First, r.Last}.contains(a) })
+	}
+	var ends []interval
+	for _, move := range x.m.moves {
+		ends = append(ends, move.interval)
+	}
+	for _, r := range gone {
+		ends = append(ends, interval{r.First, r.Last})
+	}
+	for _, i := range ends {
+		for _, a := range []netip.Addr{i.first.Prev(), i.first, i.last, i.last.Next()} {
+			if inList(a) != x.m.withdrawn(a) {
+				return fmt.Sprintf("withdrawn are %v, which is wrong for %s", gone, a)
+			}
+		}
+	}
+	return ""
+}
+
+// check is what holds after every step.
+func (x *machine) check() {
+	x.fault = nil
+	if err := x.handles[0].Verify(context.Background()); err != nil {
+		x.fatalf("%v", err)
+	}
+	if differs := x.differs(); differs != "" {
+		x.fatalf("%s", differs)
+	}
+	for a, k := range x.m.known {
+		if k.holder != nil && x.m.withdrawn(a) {
+			x.fatalf("%s is held and withdrawn", a)
+		}
+	}
+}
