@@ -25,7 +25,9 @@ const (
 	Resync = 30 * time.Second
 	// firstRetry and lastRetry bound the wait after a failure.
 	firstRetry = 250 * time.Millisecond
-	lastRetry  = 30 * time.Second
+	// settlePause is the least time between two syncs.
+	settlePause = 20 * time.Millisecond
+	lastRetry   = 30 * time.Second
 )
 
 // Network is what the daemon does for one network; node.Network is one.
@@ -96,7 +98,7 @@ func (t *task) keep(ctx context.Context) error {
 		pause := jitter(min(Resync, t.renewal()))
 		if err != nil {
 			t.log.Error("sync failed", "error", err, "retry", retry)
-			pause, retry = jitter(retry), min(2*retry, lastRetry)
+			pause, retry = jitter(retry), min(2*retry, lastRetry, t.renewal())
 		} else {
 			retry = firstRetry
 			t.revision.Store(int64(state.Revision))
@@ -105,7 +107,12 @@ func (t *task) keep(ctx context.Context) error {
 				close(t.up)
 			})
 		}
+		ended := time.Now()
 		if err := sleep(ctx, pause, t.wake); err != nil {
+			return err
+		}
+		// Changes that come close upon each other are taken together.
+		if err := sleep(ctx, settlePause-time.Since(ended), nil); err != nil {
 			return err
 		}
 	}

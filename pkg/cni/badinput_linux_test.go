@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,6 +46,7 @@ func TestBadConfiguration(t *testing.T) {
 		{"specification with a daemon", map[string]any{"daemon": true}, 7, []string{"network", "daemon"}},
 		{"no such underlay", map[string]any{"underlay": map[string]any{"interface": "eth7"}}, 7, []string{"underlay.interface", "eth7"}},
 		{"relative path", map[string]any{"dataDir": "lib"}, 7, []string{"dataDir", "lib"}},
+		{"CIDR contains the underlay", network(map[string]any{"cidrs": []string{"fd00:1::/48", "172.30.0.0/16"}}), 7, []string{"cidrs[1]", "172.30.0.0/16", "172.30.1.10", "eth0"}},
 		{"firewall", map[string]any{"firewall": "pf"}, 7, []string{"firewall", "pf"}},
 		{"MAC", map[string]any{"runtimeConfig": map[string]any{"mac": "no"}}, 7, []string{"runtimeConfig.mac", "no"}},
 		{"multicast MAC", map[string]any{"runtimeConfig": map[string]any{"mac": "01:00:5e:00:00:01"}}, 7, []string{"runtimeConfig.mac", "01:00:5e"}},
@@ -126,8 +128,22 @@ func TestConflicts(t *testing.T) {
 		t.Parallel()
 		b := newBench(t)
 		runIn(t, b.node.Host, "ip", "link", "add", "theirs", "type", "vxlan", "id", "4096", "dstport", "4789", "local", "172.30.1.10")
+		before, err := b.node.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
 		b.fails(105, "ADD", b.conf(nil), []string{"VNI 4096", "theirs"})
-		runIn(t, b.node.Host, "ip", "link", "show", "theirs")
+		after, err := b.node.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Having been told to forward is all that remains.
+		anycast := func(line string) bool { return strings.Contains(line, " anycast ") }
+		if diff := slices.DeleteFunc(before.Diff(after), anycast); len(diff) > 0 {
+			t.Errorf("left behind:\n%s", strings.Join(diff, "\n"))
+		}
+		// And the mistake can be mended: nothing of it was registered.
+		b.ok("ADD", b.conf(map[string]any{"network": map[string]any{"cidrs": []string{"10.244.0.0/16"}, "vni": 5000}}))
 	})
 	t.Run("port of a process", func(t *testing.T) {
 		t.Parallel()

@@ -46,6 +46,9 @@ func TestChain(t *testing.T) {
 	if out := runIn(t, n.Host, "tc", "qdisc", "show", "dev", p.Result.Interfaces[0].Name); !strings.Contains(out, "tbf") {
 		t.Errorf("bandwidth did not shape the host's end: %s", out)
 	}
+	if out := runIn(t, n.Host, "iptables-save"); !strings.Contains(out, "CNI-FORWARD") || !strings.Contains(out, p.Addresses()[0].String()) {
+		t.Errorf("firewall has no rule for the pod:\n%s", out)
+	}
 	clustertest.Serve(t, p.Host, 80)
 	x, err := vm.TCP(t.Context(), netip.AddrPortFrom(n.IPv4(), 8080))
 	if err != nil {
@@ -56,8 +59,11 @@ func TestChain(t *testing.T) {
 	if err := p.Del(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := vm.TCP(soon(t), netip.AddrPortFrom(n.IPv4(), 8080)); err == nil {
-		t.Error("hostPort still answers after DEL")
+	rules := runIn(t, n.Host, "sh", "-c", "iptables-save; nft list ruleset")
+	for _, text := range []string{"dport 8080", "dports 8080", p.Addresses()[0].String()} {
+		if strings.Contains(rules, text) {
+			t.Errorf("after DEL there are still rules with %q:\n%s", text, rules)
+		}
 	}
 }
 
@@ -138,8 +144,8 @@ func TestDelegatedIPAMFails(t *testing.T) {
 		texts        []string
 		calls        string
 	}{
-		{"refuses", `echo '{"code": 120, "msg": "out of order"}'; exit 1`, 120, "ADD", []string{"fake", "ADD", "out of order"}, "ADD"},
-		{"dies", `echo nonsense; exit 3`, 999, "ADD", []string{"fake", "nonsense"}, "ADD"},
+		{"refuses", `echo '{"code": 120, "msg": "out of order"}'; exit 1`, 120, "ADD", []string{"fake", "ADD", "out of order"}, "ADD DEL"},
+		{"dies", `echo nonsense; exit 3`, 999, "ADD", []string{"fake", "nonsense"}, "ADD DEL"},
 		{"gives no address", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion": "1.1.0", "ips": []}'; exit 0`, 999, "ADD", []string{"fake", "no address"}, "ADD DEL"},
 		{"prints nonsense", `[ $CNI_COMMAND = ADD ] && echo '{"cniVersion": "1.1.0", "ips": 7}'; exit 0`, 999, "ADD", []string{"fake"}, "ADD DEL"},
 		{"isn't available", `[ $CNI_COMMAND = STATUS ] && { echo '{"code": 50, "msg": "no pool"}'; exit 1; }; exit 0`, 50, "STATUS", []string{"fake", "no pool"}, "STATUS"},

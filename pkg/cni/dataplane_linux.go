@@ -11,9 +11,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
 	"github.com/overlay-cni/overlay-cni/pkg/netlinkplan"
+	"github.com/overlay-cni/overlay-cni/pkg/node"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
-	"github.com/overlay-cni/overlay-cni/pkg/vtep"
 )
 
 // Linux is the Dataplane of the Linux kernel.
@@ -193,14 +193,19 @@ func (Linux) Live(ctx context.Context, network string) (live []ipam.Allocation, 
 		if err != nil {
 			return nil, err
 		}
-		live = append(live, allocations(objects)...)
+		found, err := allocations(v.Name, objects)
+		if err != nil {
+			return nil, err
+		}
+		live = append(live, found...)
 	}
 	return live, nil
 }
 
 // allocations are the addresses of the attachment that an interface's objects
-// are of; none where an ADD didn't come to its end.
-func allocations(objects []reconcile.Object) []ipam.Allocation {
+// are of; none where an ADD didn't come to its end. One that came to its end
+// and has no route could have any address, so nothing may be given.
+func allocations(name string, objects []reconcile.Object) ([]ipam.Allocation, error) {
 	var owner ipam.Attachment
 	for _, o := range objects {
 		if alias, ok := o.(kernel.Alias); ok {
@@ -210,7 +215,7 @@ func allocations(objects []reconcile.Object) []ipam.Allocation {
 		}
 	}
 	if owner.ContainerID == "" {
-		return nil
+		return nil, nil
 	}
 	var found []ipam.Allocation
 	for _, o := range objects {
@@ -218,18 +223,16 @@ func allocations(objects []reconcile.Object) []ipam.Allocation {
 			found = append(found, ipam.Allocation{Attachment: owner, Address: r.Dst.Addr()})
 		}
 	}
-	return found
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%w: the ledger is lost, and interface %s of %s has no route that says its address; delete that pod",
+			ipam.ErrCorrupt, name, owner)
+	}
+	return found, nil
 }
 
-// Status implements Dataplane: the device must be what the node state says.
-func (Linux) Status(ctx context.Context, s *nodestate.State) (err error) {
-	conn, err := kernel.Open()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	want := vtep.Objects(&s.VTEP, nil)
-	changes, err := reconcile.Check(ctx, kernel.NewTarget(conn, want), want, reconcile.Shared)
+// Status implements Dataplane.
+func (Linux) Status(ctx context.Context, s *nodestate.State) error {
+	changes, err := node.Check(ctx, s)
 	if err != nil {
 		return err
 	}

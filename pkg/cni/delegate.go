@@ -22,13 +22,16 @@ type delegate struct {
 }
 
 func (d *delegate) add(c *call, _ *nodestate.State) (allocation, error) {
+	var a allocation
 	output, err := d.run(c, "ADD")
-	if err != nil {
-		return allocation{}, err
+	if err == nil {
+		a, err = fromOutput(output)
+		err = d.failed("ADD", err)
 	}
-	a, err := fromOutput(output)
 	if err != nil {
-		return allocation{}, errors.Join(d.failed("ADD", err), d.del(c))
+		// Specification 1.1.0, section 4: the upper plugin calls DEL. What
+		// that says matters only where ADD's error isn't the plugin's own.
+		return allocation{}, errors.Join(err, d.del(c))
 	}
 	return a, nil
 }

@@ -62,7 +62,9 @@ func (i *inProcess) add(c *call, s *nodestate.State) (a allocation, err error) {
 	request := ipam.Request{
 		Attachment: ipamAttachment(c), Sets: Ranges(s.Blocks()), Addresses: c.config.Addresses,
 	}
-	a.routes = c.config.Routes
+	if c.config.Routes != nil { // the network itself is always reached
+		a.routes = append(append(a.routes, c.config.Routes...), s.Network.CIDRs...)
+	}
 	err = i.with(c.ctx, func(ctx context.Context, l *ipam.Ledger) error {
 		a.addresses, err = l.Allocate(ctx, request)
 		if !errors.Is(err, ipam.ErrHeld) {
@@ -132,9 +134,18 @@ func (i *inProcess) free(ctx context.Context, sets []ipam.RangeSet) error {
 
 // retain frees what no attachment holds that the runtime knows.
 func (i *inProcess) retain(ctx context.Context, valid []types.GCAttachment) error {
-	keep := make([]ipam.Attachment, len(valid))
-	for n, v := range valid {
-		keep[n] = ipam.Attachment{ContainerID: v.ContainerID, Interface: v.IfName}
+	keep := make([]ipam.Attachment, 0, len(valid))
+	for _, v := range valid {
+		keep = append(keep, ipam.Attachment{ContainerID: v.ContainerID, Interface: v.IfName})
+	}
+	if i.live != nil { // not even GC frees what an interface of ours has
+		live, err := i.live(ctx)
+		if err != nil {
+			return err
+		}
+		for _, a := range live {
+			keep = append(keep, a.Attachment)
+		}
 	}
 	return i.with(ctx, func(ctx context.Context, l *ipam.Ledger) error {
 		_, err := l.Retain(ctx, keep)

@@ -127,7 +127,7 @@ func (p *IPAMPlugin) status(ctx context.Context, c *ipamCall) error {
 }
 
 func (p *IPAMPlugin) gc(ctx context.Context, c *ipamCall) error {
-	return c.ledger.retain(ctx, c.config.ValidAttachments)
+	return (&inProcess{ledger: c.config.Ledger}).retain(ctx, c.config.ValidAttachments)
 }
 
 // resolvConf reads a file in the format of resolv.conf(5); none for no name.

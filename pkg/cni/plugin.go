@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
@@ -70,7 +71,12 @@ func (p *Plugin) Verbs() Verbs {
 			return fn(c)
 		}
 	}
-	return Verbs{Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}
+	alone := func(fn func(*call) error) func(*call) error {
+		return func(c *call) error {
+			return exclusively(c.ctx, filepath.Join(c.config.Node.RunDir, "locks"), c.attachment(), func() error { return fn(c) })
+		}
+	}
+	return Verbs{Add: verb(alone(p.add)), Del: verb(alone(p.del)), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}
 }
 
 // call is one call of a verb.

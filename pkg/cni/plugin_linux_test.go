@@ -2,7 +2,6 @@ package cni_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -240,12 +238,4 @@ func readFile(tb testing.TB, name string) string {
 		tb.Fatal(err)
 	}
 	return string(data)
-}
-
-// soon is a context for what isn't expected to come.
-func soon(tb testing.TB) context.Context {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 500*time.Millisecond)
-	tb.Cleanup(cancel)
-	return ctx
 }

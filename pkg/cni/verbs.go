@@ -1,15 +1,18 @@
 package cni
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/pkg/ether"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 )
 
@@ -40,9 +43,22 @@ func (p *Plugin) add(c *call) (err error) {
 	}
 	pod := podIntent(c, &given, state.VTEP.MTU)
 	if err := attacher.Attach(c.ctx, pod); err != nil {
-		return errors.Join(err, c.ipam.del(c))
+		return errors.Join(err, p.undo(c))
 	}
 	return p.finish(c, pod, &given, previous)
+}
+
+// undoTime is what undoing an ADD may take, also when its own time is over.
+const undoTime = 20 * time.Second
+
+// undo takes back what ADD has done. An address whose interface can't be
+// removed stays taken.
+func (p *Plugin) undo(c *call) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), undoTime)
+	defer cancel()
+	again := *c
+	again.ctx = ctx
+	return p.del(&again)
 }
 
 // finish prints the result; a runtime that doesn't get it knows of nothing.
@@ -53,7 +69,7 @@ func (p *Plugin) finish(c *call, pod *intent.Pod, given *allocation, previous *r
 		err = printResult(p.Stdout, versioned)
 	}
 	if err != nil {
-		return errors.Join(err, p.Dataplane.Detach(c.ctx, pod.Attachment), c.ipam.del(c))
+		return errors.Join(err, p.undo(c))
 	}
 	return nil
 }
@@ -129,8 +145,20 @@ func (p *Plugin) status(c *call) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	if err := p.Dataplane.Status(c.ctx, state); err != nil {
+	err = p.Dataplane.Status(c.ctx, state)
+	if isDrift(err) && c.config.Spec != nil {
+		// Without a daemon nobody else would mend it.
+		if err = nodestate.Remove(c.config.Node.RunDir, c.config.Network); err == nil {
+			if state, err = p.state(c); err == nil {
+				err = p.Dataplane.Status(c.ctx, state)
+			}
+		}
+	}
+	switch {
+	case isDrift(err):
 		return coded(fmt.Errorf("network %s: %w", c.config.Network, err), types.ErrLimitedConnectivity)
+	case err != nil:
+		return err
 	}
 	return unavailable(c.ipam.status(c, state))
 }
@@ -150,8 +178,8 @@ func (p *Plugin) gc(c *call) error {
 	for i, v := range c.config.ValidAttachments {
 		keep[i] = intent.Attachment{Network: c.config.Network, Container: v.ContainerID, Interface: v.IfName}
 	}
-	if err := p.Dataplane.Collect(c.ctx, c.config.Network, keep); err != nil {
-		return err
-	}
-	return c.ipam.gc(c)
+	// What can't be removed is left, and the rest goes on; the addresses of
+	// interfaces that are left stay taken.
+	err := p.Dataplane.Collect(c.ctx, c.config.Network, keep)
+	return errors.Join(err, c.ipam.gc(c))
 }

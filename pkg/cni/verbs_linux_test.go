@@ -204,19 +204,44 @@ func TestCheckNeedsAPrevResultThatFits(t *testing.T) {
 	b.fails(102, "CHECK", forgotten, []string{"missing: link eth0"})
 }
 
-func TestStatus(t *testing.T) {
+// TestStatusMendsTheNode: without a daemon nobody else would.
+func TestStatusMendsTheNode(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.ok("STATUS", b.conf(nil))
-	device := "ovx4096"
-	for _, drift := range []string{"down", "mtu 1400", "address 02:00:00:00:00:01"} {
-		args := append([]string{"link", "set", device}, strings.Fields(drift)...)
-		runIn(t, b.node.Host, "ip", args...)
-		b.fails(51, "STATUS", b.conf(nil), []string{device})
-		runIn(t, b.node.Host, "ip", "link", "del", device)
-		b.ok("STATUS", b.conf(nil)) // without a daemon the plugin brings the node up again
-	}
 	b.fails(1, "STATUS", b.conf(map[string]any{"cniVersion": "1.0.0"}), nil)
+	b.ok("STATUS", b.conf(nil))
+	before, err := b.node.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, drift := range nodeDrifts() {
+		for _, verb := range []string{"STATUS", "ADD"} {
+			runIn(t, b.node.Host, "sh", "-c", drift.command)
+			b.ok(verb, b.conf(nil))
+			b.ok("STATUS", b.conf(nil))
+			b.ok("DEL", b.conf(nil))
+			after, err := b.node.Snapshot()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := before.Diff(after); len(diff) > 0 {
+				t.Errorf("%s after %q:\n%s", verb, drift.command, strings.Join(diff, "\n"))
+			}
+		}
+	}
+}
+
+// nodeDrifts are ways to break a node behind everybody's back, each with what
+// STATUS says of it.
+func nodeDrifts() []struct{ command, message string } {
+	return []struct{ command, message string }{
+		{"ip link set ovx4096 down", "missing: link ovx4096 up"},
+		{"ip link set ovx4096 mtu 1400", "mtu 1400"},
+		{"ip link set ovx4096 address 02:00:00:00:00:01", "02:00:00:00:00:01"},
+		{"ip addr flush dev ovx4096 scope global", "missing: address 10.244."},
+		{"ip link del ovx4096", "missing: link ovx4096"},
+		{"nft delete table inet overlay-cni-pods", "missing: table inet overlay-cni-pods"},
+	}
 }
 
 func TestStatusWithoutADaemon(t *testing.T) {

@@ -1,9 +1,7 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -132,11 +130,12 @@ func (c *Plugin) parseNetwork(d *decoder) {
 	if d.err != nil {
 		return
 	}
-	if c.Network == c.Name {
-		d.join(lease.ValidateName("name", c.Name))
-	} else {
-		d.join(lease.ValidateName("network", c.Network))
+	if c.Network != c.Name {
+		// GC would take one CNI network's attachments for stale ones of the
+		// other.
+		d.fail("network", []byte(c.Network), "must be the CNI network's name, %s", c.Name)
 	}
+	d.join(lease.ValidateName("name", c.Name))
 }
 
 func (c *Plugin) parseNode(d *decoder) {
@@ -302,18 +301,3 @@ func (e *ArgsError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the mistake.
 func (e *ArgsError) Unwrap() error { return e.Err }
-
-// Raw returns a configuration as JSON again, with fields replaced: what is
-// handed to a delegated plugin.
-func Raw(stdin []byte, replace map[string]any) ([]byte, error) {
-	var fields map[string]json.RawMessage // keeps numbers as they are written
-	if err := json.Unmarshal(stdin, &fields); err != nil {
-		return nil, &SyntaxError{Err: err, Text: excerpt(stdin, err)}
-	}
-	replaced := make(map[string]any, len(fields)+len(replace))
-	for name, value := range fields {
-		replaced[name] = value
-	}
-	maps.Copy(replaced, replace)
-	return json.Marshal(replaced)
-}

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster"
@@ -295,6 +298,122 @@ func TestOneDaemon(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another overlayd is running") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestStatusTellsDrift: what the daemon would mend, and doesn't while it is
+// stopped, STATUS says.
+func TestStatusTellsDrift(t *testing.T) {
+	t.Parallel()
+	for command, message := range map[string]string{
+		"ip link set ovx4096 down":                     "missing: link ovx4096 up",
+		"ip link del ovx4096":                          "missing: link ovx4096",
+		"nft delete table inet overlay-cni-pods":       "missing: table inet overlay-cni-pods",
+		"nft flush chain inet overlay-cni-pods output": "differs: table inet overlay-cni-pods",
+		"sysctl -qw net.ipv4.ip_forward=0":             "net.ipv4.ip_forward",
+	} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			n := clustertest.Node(t, clustertest.New(t, cluster.Options{}), "n1", "a")
+			if err := n.Status(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.StopDaemon(); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := n.Command(t.Context(), "sh", "-c", command).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			var refused *types.Error
+			if err := n.Status(t.Context()); !errors.As(err, &refused) || refused.Code != types.ErrLimitedConnectivity || !strings.Contains(refused.Msg, message) {
+				t.Errorf("STATUS: %v", err)
+			}
+			if err := n.StartDaemon(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Status(t.Context()); err != nil {
+				t.Errorf("STATUS after the daemon's start: %v", err)
+			}
+		})
+	}
+}
+
+// TestTwoMachinesOfOneName: the second is refused, and the first isn't
+// disturbed.
+func TestTwoMachinesOfOneName(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{Daemon: map[string]any{"node": "twin"}})
+	n1 := clustertest.Node(t, c, "n1", "a")
+	before := snapshot(t, n1)
+	host, err := c.Lab.AddNode("n2", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n2 := cluster.Adopt(c, host)
+	if err := n2.LaunchDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool {
+		return strings.Contains(n2.Log(), "node name twin is used by another machine, at [172.30.1.10")
+	})
+	if status, err := n2.Health(t.Context(), "/readyz"); err != nil || status != http.StatusServiceUnavailable {
+		t.Errorf("readyz of the second: %d %v", status, err)
+	}
+	if diff := before.Diff(snapshot(t, n1)); len(diff) > 0 {
+		t.Errorf("the first changed:\n%s", strings.Join(diff, "\n"))
+	}
+}
+
+// TestNetworkIsRetired: one that is no longer configured goes from the node,
+// but not while it has pods; and its settings may change.
+func TestNetworkIsRetired(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n := clustertest.Node(t, c, "n1", "a")
+	p := clustertest.Pod(t, n, "p1")
+	restart := func(networks ...any) {
+		t.Helper()
+		n.Daemon = map[string]any{"networks": networks}
+		if err := n.StopDaemon(); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.StartDaemon(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pods := map[string]any{"name": "pods", "cidrs": []string{"10.244.0.0/16", "fd00:10:244::/48"}, "masquerade": map[string]any{"enabled": false}}
+	blue := map[string]any{"name": "blue", "cidrs": []string{"10.9.0.0/16"}, "vni": 9}
+	restart(pods)
+	restart(blue)
+	if err := p.Check(t.Context()); err != nil || !strings.Contains(n.Log(), "still has pods") {
+		t.Errorf("CHECK of the old network's pod: %v", err)
+	}
+	if err := p.Del(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	restart(blue)
+	left := strings.Join(snapshot(t, n), "\n")
+	for _, text := range []string{"ovx4096", "overlay-cni-pods", "10.244."} {
+		if strings.Contains(left, text) {
+			t.Errorf("the node still has %q:\n%s", text, left)
+		}
+	}
+	restart(map[string]any{"name": "other", "cidrs": []string{"10.244.0.0/16"}}) // its CIDR is free again
+}
+
+// TestPluginBesideADaemon: a plugin that is to work without one leaves the node
+// to it.
+func TestPluginBesideADaemon(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n := clustertest.Node(t, c, "n1", "a")
+	before := snapshot(t, n)
+	var refused *types.Error
+	if err := n.Alone(t.Context()); !errors.As(err, &refused) || refused.Code != types.ErrPluginNotAvailable || !strings.Contains(refused.Msg, "overlayd is running") {
+		t.Errorf("STATUS: %v", err)
+	}
+	if diff := before.Diff(snapshot(t, n)); len(diff) > 0 {
+		t.Errorf("the node changed:\n%s", strings.Join(diff, "\n"))
 	}
 }
 

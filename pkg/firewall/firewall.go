@@ -22,9 +22,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
 
-// PodInterfaces begins the names of the host's ends of pods' interfaces.
-const PodInterfaces = "ovp"
-
 // Rules is what one network needs on a node.
 type Rules struct {
 	// Network names the network; tables and chains are named after it.

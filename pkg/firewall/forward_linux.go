@@ -196,8 +196,9 @@ func (t *forward) write(present bool) error {
 			conn.AddRule(&nftables.Rule{Table: t.chain.Table, Chain: t.chain, Exprs: exprs})
 		}
 		if len(jumps) == 0 {
-			first := append([]expr.Any{&expr.Counter{}}, jump(t.chain.Name)...)
-			conn.InsertRule(&nftables.Rule{Table: t.chain.Table, Chain: t.parent, Exprs: first})
+			// Last: it lifts the policy, and no drop of anybody's.
+			last := append([]expr.Any{&expr.Counter{}}, jump(t.chain.Name)...)
+			conn.AddRule(&nftables.Rule{Table: t.chain.Table, Chain: t.parent, Exprs: last})
 		}
 	default:
 		for _, j := range jumps {

@@ -19,7 +19,7 @@ func TestForwardIsIPTablesOwn(t *testing.T) {
 		t.Errorf("made %v", made)
 	}
 	for line, want := range map[string]string{
-		"iptables -S FORWARD":            "-P FORWARD DROP\n-A FORWARD -j OVERLAY-FWD-pods\n-A FORWARD -s 192.0.2.1/32 -j DROP\n",
+		"iptables -S FORWARD":            "-P FORWARD DROP\n-A FORWARD -s 192.0.2.1/32 -j DROP\n-A FORWARD -j OVERLAY-FWD-pods\n",
 		"iptables -S OVERLAY-FWD-pods":   "-N OVERLAY-FWD-pods\n-A OVERLAY-FWD-pods -s 10.244.0.0/16 -j ACCEPT\n-A OVERLAY-FWD-pods -d 10.244.0.0/16 -j ACCEPT\n",
 		"ip6tables -S OVERLAY-FWD-pods":  "-N OVERLAY-FWD-pods\n-A OVERLAY-FWD-pods -s fd00:10:244::/48 -j ACCEPT\n-A OVERLAY-FWD-pods -d fd00:10:244::/48 -j ACCEPT\n",
 		"ip6tables -S FORWARD | tail -1": "-A FORWARD -j OVERLAY-FWD-pods\n",
@@ -29,7 +29,7 @@ func TestForwardIsIPTablesOwn(t *testing.T) {
 		}
 	}
 	for _, drift := range []string{
-		"iptables -F OVERLAY-FWD-pods", "iptables -D FORWARD 1", "iptables -A OVERLAY-FWD-pods -j DROP",
+		"iptables -F OVERLAY-FWD-pods", "iptables -D FORWARD 2", "iptables -A OVERLAY-FWD-pods -j DROP",
 		"iptables -F; iptables -X", "ip6tables -R OVERLAY-FWD-pods 1 -j DROP",
 	} {
 		command(t, h, drift)

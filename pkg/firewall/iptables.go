@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
@@ -66,7 +65,10 @@ func (r *Rules) iptables(f lease.Family) []Chain {
 	if len(of(f, r.CIDRs)) == 0 {
 		return nil
 	}
-	raw := []string{fmt.Sprintf("-p udp -m udp --dport %d -j CT --notrack", r.Port)}
+	raw := make([]string, 0, 2)
+	for _, end := range []string{"dst", "src"} { // what comes for the node, what it sends itself
+		raw = append(raw, fmt.Sprintf("-p udp -m udp --dport %d -m addrtype --%s-type LOCAL -j CT --notrack", r.Port, end))
+	}
 	return []Chain{
 		r.chain(f, "raw", "OVERLAY-RAW-", "PREROUTING OUTPUT", raw),
 		r.forwardChain(f),
@@ -103,13 +105,3 @@ func (r *Rules) chain(f lease.Family, table, prefix, parents string, rules []str
 
 // forwarded says whether the rules have anything to forward for a family.
 func (r *Rules) forwarded(f lease.Family) bool { return len(of(f, r.CIDRs)) > 0 }
-
-// Contains says whether one of the network's CIDRs has the address.
-func (r *Rules) Contains(a netip.Addr) bool {
-	for _, p := range r.CIDRs {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}

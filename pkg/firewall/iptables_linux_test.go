@@ -3,7 +3,6 @@ package firewall_test
 // The iptables backend, by nftables and by the old kernel interface.
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -223,17 +222,5 @@ func TestParseBackend(t *testing.T) {
 	}
 	if _, err := firewall.ParseBackend("firewall", "ipvs"); err == nil || !strings.Contains(err.Error(), "auto, nftables or iptables") {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestContains(t *testing.T) {
-	t.Parallel()
-	r := dualStack()
-	for text, want := range map[string]bool{
-		"10.244.255.255": true, "10.245.0.0": false, "fd00:10:244:9::1": true, "fd00:10:245::": false,
-	} {
-		if got := r.Contains(netip.MustParseAddr(text)); got != want {
-			t.Errorf("%s: %t", text, got)
-		}
 	}
 }

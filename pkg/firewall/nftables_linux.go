@@ -88,6 +88,16 @@ func (n *NFTables) Observe(context.Context) ([]reconcile.Object, error) {
 	return []reconcile.Object{object}, nil
 }
 
+// exists says whether the table is there.
+func (n *NFTables) exists() bool {
+	conn, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	_, err = conn.ListTableOfFamily(n.table.Name, n.table.Family)
+	return err == nil
+}
+
 // isMissing says whether there is no such table. Some errors of package
 // nftables have only the text of the kernel's.
 func isMissing(err error) bool {

@@ -111,6 +111,14 @@ func (w Firewall) open(chains []Chain) (part, error) {
 	return part{t, want}, nil
 }
 
+// Exists says whether the rules are there at all: a quick look, of one request.
+func (w Firewall) Exists(r *Rules) bool {
+	if Detect(w.Backend, LegacyTables(lease.IPv4)+LegacyTables(lease.IPv6)) == Iptables {
+		return true // to look takes programs
+	}
+	return NewNFTables(r).exists()
+}
+
 // Reconcile makes the node's packet filter agree with the rules.
 func (w Firewall) Reconcile(ctx context.Context, r *Rules) ([]reconcile.Change, error) {
 	return w.each(ctx, r, func(p part) ([]reconcile.Change, error) {

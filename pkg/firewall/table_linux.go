@@ -18,7 +18,7 @@ import (
 //
 //	set translated4 { type ipv4_addr . ipv4_addr; flags dynamic,timeout; }
 //	chain prerouting { type filter hook prerouting priority raw;
-//	  iifname != "ovp*" udp dport 4789 notrack accept
+//	  udp dport 4789 fib daddr type local notrack accept
 //	  ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0
 //	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
 //	}
@@ -70,7 +70,7 @@ func planTable(table *nftables.Table, r *Rules) tablePlan {
 	base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, raw)
 	base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, srcnat)
 	base("translated", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, srcnat+afterSNAT)
-	p.add("prerouting", notFromPod(), udpPort(r.Port), untrack())
+	p.add("prerouting", udpPort(r.Port), forUs(), untrack())
 	p.add("output", udpPort(r.Port), untrack())
 	for _, f := range lease.Families() {
 		if cidrs := of(f, r.CIDRs); len(cidrs) > 0 {
@@ -221,12 +221,12 @@ func (ip packet) remember(set *nftables.Set) []expr.Any {
 		&expr.Dynset{SrcRegKey: register1, SetName: set.Name, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE)})
 }
 
-// notFromPod leaves out what comes from pods: to the VXLAN port of somebody
-// outside, too, they go masqueraded.
-func notFromPod() []expr.Any {
+// forUs matches packets for the node's own addresses: what others send to the
+// VXLAN port of somebody else isn't our business.
+func forUs() []expr.Any {
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register1, Data: []byte(PodInterfaces)},
+		&expr.Fib{Register: register1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
 	}
 }
 

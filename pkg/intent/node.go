@@ -27,6 +27,7 @@ type Underlay struct {
 type Facts struct {
 	Network  lease.Network
 	Node     string
+	Instance string // the machine's own, by which its leases are known as well
 	Underlay Underlay
 	// Leases are all of the network's, our own among them.
 	Leases []lease.Lease
@@ -59,21 +60,32 @@ func ForNode(f *Facts) (Node, error) {
 			Device: vtep.DeviceName(f.Network.VNI), VNI: f.Network.VNI, Port: f.Network.Port,
 			Local: local, MAC: f.Network.MAC(f.Node), MTU: mtu, Blocks: own, Within: f.Network.CIDRs,
 		},
-		Firewall: firewall.Rules{
-			Network: f.Network.Name, Port: f.Network.Port, CIDRs: f.Network.CIDRs,
-			Masquerade: !f.Network.Masquerade.Disabled, Exclude: f.Network.Masquerade.Exclude,
-		},
 		Underlay: f.Underlay,
 		Families: f.Network.Families(),
 	}
-	n.Firewall.VTEPs = n.VTEP.Addresses()
+	n.Firewall = Rules(&f.Network, &n.VTEP)
 	n.Peers, n.Unreachable = reachable(peers, lease.FamilyOf(local))
 	return n, nil
+}
+
+// Rules is what a network needs of the packet filter of a node with a VTEP.
+func Rules(n *lease.Network, v *vtep.Spec) firewall.Rules {
+	return firewall.Rules{
+		Network: n.Name, Port: n.Port, CIDRs: n.CIDRs, VTEPs: v.Addresses(),
+		Masquerade: !n.Masquerade.Disabled, Exclude: n.Masquerade.Exclude,
+	}
 }
 
 // Validate says whether the network can be used on the underlay, before there
 // is a lease.
 func (f *Facts) Validate() error {
+	for i, p := range f.Network.CIDRs {
+		for _, a := range f.Underlay.Addresses {
+			if p.Contains(a) {
+				return lease.Invalid(fmt.Sprintf("cidrs[%d]", i), p, "contains the node's own address %s of interface %s", a, f.Underlay.Interface)
+			}
+		}
+	}
 	_, _, err := f.outer()
 	return err
 }
@@ -91,7 +103,7 @@ func (f *Facts) outer() (netip.Addr, int, error) {
 // split tells our own blocks from the others' leases.
 func split(f *Facts) (own []netip.Prefix, others []lease.Lease) {
 	for _, l := range f.Leases {
-		if l.Node == f.Node {
+		if l.Node == f.Node || f.Instance != "" && l.Instance == f.Instance {
 			own = append(own, l.Block)
 		} else {
 			others = append(others, l)

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/ether"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
 
@@ -49,7 +48,7 @@ func (a Attachment) digest() [sha256.Size]byte {
 }
 
 // HostPrefix begins the names of the host's ends.
-const HostPrefix = firewall.PodInterfaces
+const HostPrefix = "ovp"
 
 // HostInterface is the name of the host's end: 60 bits of the digest.
 func (a Attachment) HostInterface() string {

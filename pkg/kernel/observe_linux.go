@@ -124,18 +124,24 @@ func (c *Conn) addresses(on place) (objects []reconcile.Object, err error) {
 			return fmt.Errorf("address message of %d bytes", len(m))
 		}
 		var local, address netip.Addr
+		var flags uint32
 		err := attributes(m, unix.SizeofIfAddrmsg, func(kind uint16, value []byte) {
 			switch kind {
 			case unix.IFA_LOCAL:
 				local = addr(value)
 			case unix.IFA_ADDRESS:
 				address = addr(value)
+			case unix.IFA_FLAGS:
+				if len(value) == 4 {
+					flags = binary.NativeEndian.Uint32(value)
+				}
 			}
 		})
 		if !local.IsValid() {
 			local = address // IPv6 has IFA_LOCAL only with a peer
 		}
-		byKernel := local.Is6() && local.IsLinkLocalUnicast()
+		// The kernel checks the link-local addresses that it makes itself.
+		byKernel := local.Is6() && local.IsLinkLocalUnicast() && flags&unix.IFA_F_NODAD == 0
 		if binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) && !byKernel {
 			objects = append(objects, Address{Link: on.name, Prefix: netip.PrefixFrom(local, int(m[1]))})
 		}

@@ -45,7 +45,9 @@ type Lease struct {
 	Network string       `json:"network"`
 	Block   netip.Prefix `json:"block"`
 	Node    string       `json:"node"`
-	VTEP    VTEP         `json:"vtep"`
+	// Instance tells machines apart that have one node name.
+	Instance string `json:"instance,omitempty"`
+	VTEP     VTEP   `json:"vtep"`
 	// Expires is when the claim ends unless it is renewed; zero: never.
 	Expires time.Time `json:"expires,omitzero"`
 }
@@ -53,6 +55,27 @@ type Lease struct {
 // Expired says whether the lease has ended at the given time.
 func (l *Lease) Expired(now time.Time) bool {
 	return !l.Expires.IsZero() && !now.Before(l.Expires)
+}
+
+// isOf says whether the lease is the claimant's. A machine is known by its
+// instance, also under a new name; one that lost its instance, by its name and
+// an underlay address. The error says that a name is used twice.
+func (l *Lease) isOf(c *Claim, now time.Time) (bool, error) {
+	switch {
+	case c.Instance != "" && l.Instance == c.Instance:
+		return true, nil
+	case l.Node != c.Node:
+		return false, nil
+	case c.Instance == "" || l.Instance == "" || l.Expired(now):
+		return true, nil
+	}
+	for _, a := range c.VTEP.Underlay {
+		if slices.Contains(l.VTEP.Underlay, a) {
+			return true, nil
+		}
+	}
+	return false, fmt.Errorf("%w: node name %s is used by another machine, at %v, whose lease of %s hasn't expired",
+		ErrConflict, l.Node, l.VTEP.Underlay, l.Block)
 }
 
 // Family of the lease's block.

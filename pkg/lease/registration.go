@@ -16,6 +16,9 @@ import (
 // Nodes may register networks that exclude each other at the same time. Each
 // sees the other after its own is written: the one written first stays.
 func (r *Registry) Join(ctx context.Context, n *Network) error {
+	if err := n.Validate(); err != nil {
+		return err
+	}
 	value, err := json.Marshal(n)
 	if err != nil {
 		return fmt.Errorf("encode network %s: %w", n.Name, err)
@@ -51,9 +54,9 @@ func (r *Registry) admit(ctx context.Context, n *Network) (bool, error) {
 			continue
 		}
 		own = other.revision
-		if !other.Equal(n) {
-			return true, fmt.Errorf("%w: network %s is registered as %s, which differs from %s",
-				ErrConflict, n.Name, describe(&other.Network), describe(n))
+		if difference := n.difference(&other.Network); difference != "" {
+			return true, fmt.Errorf("%w: network %s is registered with %s; all nodes must leave it before it changes",
+				ErrConflict, n.Name, difference)
 		}
 	}
 	for i := range registered {
@@ -70,12 +73,41 @@ func (r *Registry) admit(ctx context.Context, n *Network) (bool, error) {
 
 const networkPrefix = "networks/"
 
-func describe(n *Network) string {
-	value, err := json.Marshal(n)
-	if err != nil {
-		return n.Name
+// difference says in which of the fields that all nodes must have alike a
+// registered network differs; "" where it doesn't. MTU and masquerading are
+// each node's own.
+func (n *Network) difference(registered *Network) string {
+	for _, f := range []struct {
+		name       string
+		there, own any
+	}{
+		{"cidrs", registered.CIDRs, n.CIDRs},
+		{"blockLength", registered.BlockLength, n.BlockLength},
+		{"vni", registered.VNI, n.VNI},
+		{"port", registered.Port, n.Port},
+	} {
+		if there, own := fmt.Sprint(f.there), fmt.Sprint(f.own); there != own {
+			return fmt.Sprintf("%s %s, not %s", f.name, there, own)
+		}
 	}
-	return string(value)
+	return ""
+}
+
+// forget removes the registration of a network that nobody has leases of. A
+// node that joins at the same time registers it again at its next sync.
+func (r *Registry) forget(ctx context.Context, network string) error {
+	leases, _, err := r.list(ctx, network)
+	if err != nil || len(leases) > 0 {
+		return err
+	}
+	e, err := r.Store.Get(ctx, networkPrefix+network)
+	if err == nil {
+		err = r.Store.Delete(ctx, e.Key, e.Revision)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("forget network %s: %w", network, err)
+	}
+	return nil
 }
 
 // Networks lists the registered networks, sorted by name.

@@ -49,7 +49,10 @@ type Registry struct {
 type Claim struct {
 	Network Network
 	Node    string
-	VTEP    VTEP
+	// Instance is the machine's own, whatever its name; "" where there is
+	// none: then a name stands for one machine.
+	Instance string
+	VTEP     VTEP
 }
 
 // View is what a store says of a network's leases at one revision.
@@ -110,6 +113,9 @@ func (r *Registry) list(ctx context.Context, network string) ([]stored, store.Re
 // what it doesn't have yet. Leases that it has are renewed, and brought up to
 // date with the VTEP; so Acquire is what a node calls at every start.
 func (r *Registry) Acquire(ctx context.Context, c *Claim) ([]Lease, error) {
+	if err := errors.Join(ValidateName("node", c.Node), c.Network.Validate()); err != nil {
+		return nil, err
+	}
 	leases, _, err := r.list(ctx, c.Network.Name)
 	if err != nil {
 		return nil, err
@@ -145,10 +151,14 @@ func (r *Registry) acquire(ctx context.Context, c *Claim, f Family, leases []sto
 // claim tries once, on the leases known: to keep our own, to take a free
 // block, to take one whose owner is long gone.
 func (r *Registry) claim(ctx context.Context, c *Claim, f Family, leases []stored) (Lease, error) {
-	want := Lease{Network: c.Network.Name, Node: c.Node, VTEP: c.VTEP, Expires: r.expiry()}
+	want := Lease{Network: c.Network.Name, Node: c.Node, Instance: c.Instance, VTEP: c.VTEP, Expires: r.expiry()}
 	for i := range leases {
 		l := &leases[i]
-		if l.Node == c.Node && l.Family() == f && c.Network.Contains(l.Block.Addr()) {
+		own, err := l.isOf(c, r.now())
+		if err != nil {
+			return Lease{}, err
+		}
+		if own && l.Family() == f && c.Network.Contains(l.Block.Addr()) {
 			want.Block = l.Block
 			return r.replace(ctx, l, &want)
 		}
@@ -179,7 +189,7 @@ func (r *Registry) create(ctx context.Context, want *Lease) (Lease, error) {
 // only make it last a little longer: a lease is renewed in the last two thirds
 // of its life.
 func (r *Registry) replace(ctx context.Context, have *stored, want *Lease) (Lease, error) {
-	if have.Node == want.Node && have.VTEP.Equal(&want.VTEP) && r.fresh(have.Expires) {
+	if have.Node == want.Node && have.Instance == want.Instance && have.VTEP.Equal(&want.VTEP) && r.fresh(have.Expires) {
 		return have.Lease, nil
 	}
 	value, err := json.Marshal(want)
@@ -231,8 +241,8 @@ func (r *Registry) renew(ctx context.Context, own Lease) (Lease, error) {
 	return Lease{}, fmt.Errorf("renew block %s: lost %d races", own.Block, attempts)
 }
 
-// Release gives a node's leases of a network back. Only a node that no longer
-// has pods may call it.
+// Release gives a node's leases of a network back, and with the last one the
+// network's registration. Only a node that no longer has pods may call it.
 func (r *Registry) Release(ctx context.Context, network, node string) error {
 	leases, _, err := r.list(ctx, network)
 	if err != nil {
@@ -246,7 +256,10 @@ func (r *Registry) Release(ctx context.Context, network, node string) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.forget(ctx, network)
 }
 
 func (r *Registry) now() time.Time {

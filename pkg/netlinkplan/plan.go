@@ -5,6 +5,7 @@ package netlinkplan
 import (
 	"hash/fnv"
 	"net/netip"
+	"slices"
 
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
@@ -24,15 +25,21 @@ func Node(n *intent.Node) []reconcile.Object {
 // lose its default route.
 func sysctls(n *intent.Node) []reconcile.Object {
 	var objects []reconcile.Object
-	for _, f := range n.Families {
-		if f == lease.IPv4 {
-			objects = append(objects, kernel.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"})
-			continue
+	if n.Underlay.AcceptsRA && slices.Contains(n.Families, lease.IPv6) {
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + n.Underlay.Interface + "/accept_ra", Value: "2"})
+	}
+	return append(objects, Forwarding(n.Families)...)
+}
+
+// Forwarding is what makes a node forward packets of some families.
+func Forwarding(families []lease.Family) []reconcile.Object {
+	objects := make([]reconcile.Object, 0, len(families))
+	for _, f := range families {
+		name := "net/ipv4/ip_forward"
+		if f == lease.IPv6 {
+			name = "net/ipv6/conf/all/forwarding"
 		}
-		if n.Underlay.AcceptsRA {
-			objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + n.Underlay.Interface + "/accept_ra", Value: "2"})
-		}
-		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"})
+		objects = append(objects, kernel.Sysctl{Name: name, Value: "1"})
 	}
 	return objects
 }
@@ -55,16 +62,26 @@ func HostVeth(p *intent.Pod) kernel.Veth {
 func hostObjects(p *intent.Pod) []reconcile.Object {
 	name := p.HostInterface()
 	objects := []reconcile.Object{HostVeth(p), kernel.Up{Link: name}}
+	if has(p.Addresses, lease.IPv4) {
+		// The host's end answers for the gateway, at once, should the pod's
+		// permanent neighbour be gone: changing a link's address flushes it.
+		objects = append(objects,
+			kernel.Sysctl{Name: "net/ipv4/conf/" + name + "/proxy_arp", Value: "1"},
+			kernel.Sysctl{Name: "net/ipv4/neigh/" + name + "/proxy_delay", Value: "0"},
+		)
+	}
 	if has(p.Addresses, lease.IPv6) {
-		// The pod's gateway is resolved by a permanent neighbour, so the
-		// host's end needs no link-local address of its own.
-		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + name + "/addr_gen_mode", Value: "1"})
+		// The gateway is the host's end's only link-local address, and
+		// usable at once: without one, the kernel can't ask for the pod.
+		objects = append(objects,
+			kernel.Sysctl{Name: "net/ipv6/conf/" + name + "/addr_gen_mode", Value: "1"},
+			kernel.Address{Link: name, Prefix: netip.PrefixFrom(intent.Gateway(lease.IPv6), linkLocalBits)},
+		)
 	}
 	for _, a := range p.Addresses {
-		objects = append(objects,
-			kernel.Neighbor{Link: name, Address: a, MAC: p.MAC},
-			kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Metric: podMetric},
-		)
+		// The host finds the pod's Ethernet address by asking, so that the
+		// pod's may be changed by others (the tuning plugin).
+		objects = append(objects, kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Metric: podMetric})
 	}
 	return objects
 }
@@ -105,6 +122,9 @@ func has(addresses []netip.Addr, f lease.Family) bool {
 	}
 	return false
 }
+
+// linkLocalBits is the prefix length of link-local addresses, RFC 4291.
+const linkLocalBits = 64
 
 // podMetric is the metric of the host's routes to pods. It is what the kernel
 // gives IPv6 routes that ask for none.

@@ -11,7 +11,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/filelock"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
-	"github.com/overlay-cni/overlay-cni/pkg/kernel"
+	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/store/local"
@@ -26,8 +26,12 @@ func Ensure(ctx context.Context, c *config.Node, spec *lease.Network, log *slog.
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	instance, err := Instance(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
 	n := &Network{
-		Spec: *spec, Node: c.Name, Registry: &lease.Registry{Store: s}, RunDir: c.RunDir,
+		Spec: *spec, Node: c.Name, Instance: instance, Registry: &lease.Registry{Store: s}, RunDir: c.RunDir,
 		Underlay: c.Underlay, Firewall: firewall.Firewall{Backend: c.Firewall}, Log: log,
 	}
 	if state, err := n.current(ctx, s); state != nil || err != nil {
@@ -38,6 +42,9 @@ func Ensure(ctx context.Context, c *config.Node, spec *lease.Network, log *slog.
 		return nil, err
 	}
 	defer unlock()
+	if err := noDaemon(c.RunDir); err != nil {
+		return nil, err
+	}
 	if state, err := n.current(ctx, s); state != nil || err != nil {
 		return state, err // another process has synced it meanwhile
 	}
@@ -57,11 +64,44 @@ func (n *Network) current(ctx context.Context, s *local.Store) (*nodestate.State
 	if err != nil {
 		return nil, fmt.Errorf("read revision of the store: %w", err)
 	}
-	if revision != state.Revision || !state.Network.Equal(&n.Spec) || state.Node != n.Node || !kernel.Exists(state.VTEP.Device) {
+	if revision != state.Revision || !state.Network.Equal(&n.Spec) || state.Node != n.Node ||
+		state.Underlay != n.Underlay || state.Firewall != n.Firewall.Backend || !n.present(ctx, state) {
 		return nil, nil //nolint:nilnil // no state is an answer here
 	}
 	return state, nil
 }
+
+// present says whether the device is as it should be and the packet filter's
+// table is there: a quick look, for every ADD. What can't be seen isn't there.
+func (n *Network) present(ctx context.Context, s *nodestate.State) bool {
+	drift, err := CheckDevice(ctx, s)
+	if err != nil || len(drift) > 0 {
+		return false
+	}
+	rules := intent.Rules(&s.Network, &s.VTEP)
+	return n.Firewall.Exists(&rules)
+}
+
+// noDaemon refuses to sync a node that a daemon has: the two would undo each
+// other's work, each with its own store.
+func noDaemon(runDir string) error {
+	f, err := os.Open(filepath.Join(runDir, DaemonLock))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a daemon: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	free, err := filelock.Try(f, filelock.Shared)
+	if err == nil && !free {
+		err = lease.Invalid("daemon", false, "overlayd is running with run directory %s; leave the node to it", runDir)
+	}
+	return err
+}
+
+// DaemonLock is the file in the run directory that a running daemon has locked.
+const DaemonLock = "overlayd.lock"
 
 // lock keeps processes from syncing the node at the same time.
 func (n *Network) lock(ctx context.Context) (unlock func(), err error) {

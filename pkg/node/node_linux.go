@@ -1,7 +1,3 @@
-// Package node brings one network up on one node, and keeps it so: it acquires
-// the lease, works out what should exist, makes the kernel agree, and writes
-// the node state for the plugin. The daemon calls it again and again; without
-// a daemon the plugin calls it once.
 package node
 
 import (
@@ -9,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
@@ -20,22 +18,30 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
+	"github.com/overlay-cni/overlay-cni/pkg/vtep"
 )
 
 // Network is one network on this node.
 type Network struct {
 	Spec     lease.Network
 	Node     string
+	Instance string // the machine's own, whatever its name
 	Registry *lease.Registry
 	RunDir   string
 	Underlay string // the interface; "": that of the default route
 	Firewall firewall.Firewall
 	Log      *slog.Logger
+
+	unreachable []string // as last warned of
 }
 
 // Sync brings the node to what it should be, and returns the state written for
 // the plugin. Nothing is changed before the store's leases are known.
 func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
+	fresh, err := n.isFresh(ctx)
+	if err != nil {
+		return nil, err
+	}
 	facts, own, err := n.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -49,15 +55,16 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
-	for _, peer := range want.Unreachable {
-		n.Log.Warn("peer can't be reached", "network", n.Spec.Name, "peer", peer,
-			"reason", "no underlay address of the family of "+want.VTEP.Local.String())
-	}
+	n.warn(want.Unreachable, want.VTEP.Local)
 	if err := n.apply(ctx, &want); err != nil {
+		if fresh {
+			err = errors.Join(err, n.Retire(context.WithoutCancel(ctx), &want.VTEP))
+		}
 		return nil, err
 	}
 	state := &nodestate.State{
-		Network: n.Spec, Node: n.Node, VTEP: want.VTEP, Expires: earliest(own), Revision: view.Revision,
+		Network: n.Spec, Node: n.Node, Underlay: n.Underlay, Firewall: n.Firewall.Backend,
+		VTEP: want.VTEP, Expires: earliest(own), Revision: view.Revision,
 	}
 	return state, nodestate.Write(n.RunDir, state)
 }
@@ -68,7 +75,7 @@ func (n *Network) acquire(ctx context.Context) (*intent.Facts, []lease.Lease, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
-	facts := &intent.Facts{Network: n.Spec, Node: n.Node, Underlay: u}
+	facts := &intent.Facts{Network: n.Spec, Node: n.Node, Instance: n.Instance, Underlay: u}
 	if err := facts.Validate(); err != nil { // before a lease is claimed for nothing
 		return nil, nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
@@ -76,10 +83,60 @@ func (n *Network) acquire(ctx context.Context) (*intent.Facts, []lease.Lease, er
 		return nil, nil, err
 	}
 	own, err := n.Registry.Acquire(ctx, &lease.Claim{
-		Network: n.Spec, Node: n.Node,
+		Network: n.Spec, Node: n.Node, Instance: n.Instance,
 		VTEP: lease.VTEP{Underlay: u.Addresses, MAC: n.Spec.MAC(n.Node)},
 	})
 	return facts, own, err
+}
+
+// isFresh says whether the node has nothing of the network yet: no state, and
+// no lease. What a first sync that fails has made is then undone.
+func (n *Network) isFresh(ctx context.Context) (bool, error) {
+	if _, err := nodestate.Read(n.RunDir, n.Spec.Name); !errors.Is(err, nodestate.ErrNotReady) {
+		return false, err
+	}
+	view, err := n.Registry.View(ctx, n.Spec.Name)
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(view.Leases, func(l lease.Lease) bool { return l.Node == n.Node }), nil
+}
+
+// Pods returns how many pods of the network the node has.
+func (n *Network) Pods() (count int, err error) {
+	conn, err := kernel.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	veths, err := conn.Veths(intent.Group(n.Spec.Name))
+	return len(veths), err
+}
+
+// Retire takes the network from the node: device, rules, state and leases. Only
+// a node without pods in the network may do that.
+func (n *Network) Retire(ctx context.Context, v *vtep.Spec) error {
+	conn, err := kernel.Open()
+	if err != nil {
+		return err
+	}
+	rules := intent.Rules(&n.Spec, v)
+	return errors.Join(
+		nodestate.Remove(n.RunDir, n.Spec.Name),
+		vtep.Remove(ctx, conn, v), conn.Close(),
+		n.Firewall.Remove(ctx, &rules),
+		n.Registry.Release(ctx, n.Spec.Name, n.Node),
+	)
+}
+
+// warn tells of peers that can't be reached, when that changed.
+func (n *Network) warn(unreachable []string, local netip.Addr) {
+	if slices.Equal(unreachable, n.unreachable) {
+		return
+	}
+	n.unreachable = unreachable
+	n.Log.Warn("peers can't be reached", "network", n.Spec.Name, "peers", unreachable,
+		"reason", "no underlay address of the family of "+local.String())
 }
 
 // apply makes the kernel and the packet filter agree with the intent.

@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 	"github.com/overlay-cni/overlay-cni/pkg/vtep"
@@ -29,6 +31,9 @@ type State struct {
 	Version int           `json:"version"`
 	Network lease.Network `json:"network"`
 	Node    string        `json:"node"`
+	// Underlay and Firewall are as configured.
+	Underlay string           `json:"underlay,omitempty"`
+	Firewall firewall.Backend `json:"firewall,omitempty"`
 	// VTEP is what STATUS compares the device with.
 	VTEP vtep.Spec `json:"vtep"`
 	// Expires is when the lease ends unless it is renewed; zero: never.
@@ -70,6 +75,26 @@ func Read(dir, network string) (*State, error) {
 		return nil, fmt.Errorf("%w: node state %s is about network %q with %d blocks", ErrNotReady, path, s.Network.Name, len(s.VTEP.Blocks))
 	}
 	return &s, nil
+}
+
+// List returns all states of a directory.
+func List(dir string) ([]*State, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list node states: %w", err)
+	}
+	var states []*State
+	for _, file := range files {
+		s, err := Read(dir, strings.TrimSuffix(filepath.Base(file), ".json"))
+		if errors.Is(err, ErrNotReady) {
+			continue // none that we could have written
+		}
+		if err != nil {
+			return nil, err
+		}
+		states = append(states, s)
+	}
+	return states, nil
 }
 
 // Write replaces the state of a network. A reader sees the old or the new one,

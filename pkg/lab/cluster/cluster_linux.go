@@ -65,12 +65,15 @@ func (c *Cluster) AddNode(ctx context.Context, name, segment string) (*Node, err
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{Node: host, cluster: c}
+	n := Adopt(c, host)
 	if c.options.NoDaemon {
 		return n, nil
 	}
 	return n, n.StartDaemon(ctx)
 }
+
+// Adopt makes a host a node of the cluster, without starting anything.
+func Adopt(c *Cluster, host *lab.Node) *Node { return &Node{Node: host, cluster: c} }
 
 // spec decodes the network's specification, for it to be put elsewhere.
 func (c *Cluster) spec() (map[string]any, error) {

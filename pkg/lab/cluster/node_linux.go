@@ -20,10 +20,12 @@ import (
 // Node is a node of the cluster.
 type Node struct {
 	*lab.Node
+	// Daemon holds further fields of this node's daemon's configuration.
+	Daemon map[string]any
+
 	cluster *Cluster
 	daemon  *lab.Command
-	// Logged are the daemon's lines, newest last.
-	log *os.File
+	log     *os.File
 }
 
 // RunDir is the plugin's and the daemon's run directory; a power-off loses it.
@@ -78,6 +80,9 @@ func (n *Node) writeDaemonConfig() (string, error) {
 		"store": map[string]any{"type": "local", "path": n.cluster.store}, "networks": []any{spec},
 	}
 	for name, value := range n.cluster.options.Daemon {
+		config[name] = value
+	}
+	for name, value := range n.Daemon {
 		config[name] = value
 	}
 	data, err := json.MarshalIndent(config, "", "  ")

@@ -99,7 +99,8 @@ func (e *execution) FindInPath(plugin string, paths []string) (string, error) {
 // Pod is a pod with its interface eth0 in the cluster's network.
 type Pod struct {
 	*lab.Pod
-	node *Node
+	node         *Node
+	capabilities map[string]any // as given to ADD, for the other verbs
 	// Result of ADD.
 	Result *types100.Result
 }
@@ -118,9 +119,9 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 func Attach(n *Node, pod *lab.Pod) *Pod { return &Pod{Pod: pod, node: n} }
 
 // Runtime is the runtime's configuration for the pod's attachment.
-func (p *Pod) Runtime(capabilities map[string]any) *libcni.RuntimeConf {
+func (p *Pod) Runtime() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
-		ContainerID: p.ContainerID(), NetNS: p.Path(), IfName: "eth0", CapabilityArgs: capabilities,
+		ContainerID: p.ContainerID(), NetNS: p.Path(), IfName: "eth0", CapabilityArgs: p.capabilities,
 	}
 }
 
@@ -130,7 +131,8 @@ func (p *Pod) Add(ctx context.Context, capabilities map[string]any) error {
 	if err != nil {
 		return err
 	}
-	raw, err := cni.AddNetworkList(ctx, list, p.Runtime(capabilities))
+	p.capabilities = capabilities
+	raw, err := cni.AddNetworkList(ctx, list, p.Runtime())
 	if err != nil {
 		return fmt.Errorf("ADD %s: %w", p.Name(), err)
 	}
@@ -146,7 +148,7 @@ func (p *Pod) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return cni.CheckNetworkList(ctx, list, p.Runtime(nil))
+	return cni.CheckNetworkList(ctx, list, p.Runtime())
 }
 
 // Del calls DEL for the pod.
@@ -155,7 +157,7 @@ func (p *Pod) Del(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := cni.DelNetworkList(ctx, list, p.Runtime(nil)); err != nil {
+	if err := cni.DelNetworkList(ctx, list, p.Runtime()); err != nil {
 		return fmt.Errorf("DEL %s: %w", p.Name(), err)
 	}
 	return nil
@@ -168,6 +170,13 @@ func (n *Node) Status(ctx context.Context) error {
 		return err
 	}
 	return cni.GetStatusNetworkList(ctx, list)
+}
+
+// Alone calls STATUS of a plugin that is configured to work without a daemon.
+func (n *Node) Alone(ctx context.Context) error {
+	alone := *n.cluster
+	alone.options.NoDaemon = true
+	return (&Node{Node: n.Node, cluster: &alone}).Status(ctx)
 }
 
 // GC calls GC with the pods that are left.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
@@ -38,16 +37,14 @@ func Run(ctx context.Context, out io.Writer, bin string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	dir, err := os.MkdirTemp("", "overlay-demo-")
-	if err != nil {
-		return fmt.Errorf("create folder for the store: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	d := &demo{out: out, started: time.Now(), lab: l, cluster: cluster.New(l, dir, cluster.Options{Bin: bin})}
+	// The store is in the lab's own folder, which goes with the lab.
+	d := &demo{out: out, started: time.Now(), lab: l, cluster: cluster.New(l, l.Router().Dir(), cluster.Options{Bin: bin})}
 	for _, step := range []func(context.Context) error{
 		d.startNodes, d.startPods, d.reachPods, d.reachOutside, d.loseNode, d.leave,
 	} {
-		if err := step(ctx); err != nil {
+		if err := step(ctx); ctx.Err() != nil {
+			return fmt.Errorf("interrupted: %w", ctx.Err())
+		} else if err != nil {
 			return err
 		}
 	}
