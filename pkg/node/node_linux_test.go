@@ -209,6 +209,10 @@ func TestSecondSyncChangesNothing(t *testing.T) {
 	if log := m.log.take(); log != "" {
 		t.Errorf("logged:\n%s", log)
 	}
+	m.mustSync(t)
+	if log := m.log.take(); strings.Contains(log, "level=WARN") {
+		t.Errorf("logged again, though nothing is new:\n%s", log)
+	}
 }
 
 // Two nodes with one store find each other, and come back from a reboot as they
@@ -251,7 +255,7 @@ func TestUnreachablePeerIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.mustSync(t)
-	if log := m.log.take(); !strings.Contains(log, "level=WARN") || !strings.Contains(log, "peer=lonely") {
+	if log := m.log.take(); !strings.Contains(log, "level=WARN") || !strings.Contains(log, "peers=[lonely]") {
 		t.Errorf("logged:\n%s", log)
 	}
 }
@@ -288,7 +292,7 @@ func TestSyncRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			want: lease.ErrConflict, text: "network pods is registered as",
+			want: lease.ErrConflict, text: "network pods is registered with vni 9, not 4096",
 		},
 		"all blocks leased": {
 			prepare: func(t testing.TB, m *member) {
