@@ -180,6 +180,10 @@ func TestReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	await(t, func() bool { // n1 has taken in both of n2's leases
+		routes := strings.Join(snapshot(t, n1), "\n")
+		return strings.Contains(routes, before.Blocks()[0].String()) && strings.Contains(routes, before.Blocks()[1].String())
+	})
 	peer := snapshot(t, n1)
 	if err := n2.Reset(); err != nil {
 		t.Fatal(err)

@@ -26,8 +26,9 @@ import (
 type Rules struct {
 	// Network names the network; tables and chains are named after it.
 	Network string
-	// Port is the UDP port of VXLAN.
-	Port uint16
+	// Port is the UDP port of VXLAN, Underlay the node's address for it.
+	Port     uint16
+	Underlay netip.Addr
 	// CIDRs are the network's: who has such an address is a pod, or a VTEP.
 	CIDRs []netip.Prefix
 	// VTEPs are this node's own addresses within CIDRs. What is for them

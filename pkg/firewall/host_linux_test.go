@@ -30,7 +30,8 @@ func prefixes(list ...string) (found []netip.Prefix) {
 // dualStack are the rules of a network with all there is.
 func dualStack() *firewall.Rules {
 	return &firewall.Rules{
-		Network: "pods", Port: 4789, CIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
+		Network: "pods", Port: 4789, Underlay: netip.MustParseAddr("172.30.1.10"),
+		CIDRs:      prefixes("10.244.0.0/16", "fd00:10:244::/48"),
 		VTEPs:      []netip.Addr{netip.MustParseAddr("10.244.1.0"), netip.MustParseAddr("fd00:10:244:1::")},
 		Masquerade: true, Exclude: prefixes("192.168.0.0/16"),
 	}

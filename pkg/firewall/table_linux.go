@@ -13,12 +13,12 @@ import (
 )
 
 // tablePlan is the content of a network's nftables table. Written out for a
-// network 10.244.0.0/16 whose node has the VTEP address 10.244.1.0, and port
-// 4789, its IPv4 part is:
+// network 10.244.0.0/16 whose node has the VTEP address 10.244.1.0 and the
+// underlay address 192.0.2.11, and port 4789, its IPv4 part is:
 //
 //	set translated4 { type ipv4_addr . ipv4_addr; flags dynamic,timeout; }
 //	chain prerouting { type filter hook prerouting priority raw;
-//	  udp dport 4789 fib daddr type local notrack accept
+//	  udp dport 4789 ip daddr 192.0.2.11 notrack accept
 //	  ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0
 //	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
 //	}
@@ -70,7 +70,7 @@ func planTable(table *nftables.Table, r *Rules) tablePlan {
 	base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, raw)
 	base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, srcnat)
 	base("translated", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, srcnat+afterSNAT)
-	p.add("prerouting", udpPort(r.Port), forUs(), untrack())
+	p.add("prerouting", udpPort(r.Port), forUs(r.Underlay), untrack())
 	p.add("output", udpPort(r.Port), untrack())
 	for _, f := range lease.Families() {
 		if cidrs := of(f, r.CIDRs); len(cidrs) > 0 {
@@ -221,13 +221,14 @@ func (ip packet) remember(set *nftables.Set) []expr.Any {
 		&expr.Dynset{SrcRegKey: register1, SetName: set.Name, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE)})
 }
 
-// forUs matches packets for the node's own addresses: what others send to the
-// VXLAN port of somebody else isn't our business.
-func forUs() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: register1, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)},
+// forUs matches packets for the node's underlay address: what others send to
+// the VXLAN port of somebody else isn't our business.
+func forUs(underlay netip.Addr) []expr.Any {
+	if !underlay.IsValid() {
+		return nil
 	}
+	ip := packet{lease.FamilyOf(underlay)}
+	return append(ip.is(), ip.match(destination, netip.PrefixFrom(underlay, underlay.BitLen()))...)
 }
 
 func udpPort(port uint16) []expr.Any {

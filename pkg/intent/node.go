@@ -71,7 +71,7 @@ func ForNode(f *Facts) (Node, error) {
 // Rules is what a network needs of the packet filter of a node with a VTEP.
 func Rules(n *lease.Network, v *vtep.Spec) firewall.Rules {
 	return firewall.Rules{
-		Network: n.Name, Port: n.Port, CIDRs: n.CIDRs, VTEPs: v.Addresses(),
+		Network: n.Name, Port: n.Port, Underlay: v.Local, CIDRs: n.CIDRs, VTEPs: v.Addresses(),
 		Masquerade: !n.Masquerade.Disabled, Exclude: n.Masquerade.Exclude,
 	}
 }

@@ -23,6 +23,16 @@ type place struct {
 	index int
 }
 
+// Link returns the objects that a link itself is, without what is on it: its
+// kind, being up, its alias. There are none when it doesn't exist.
+func (c *Conn) Link(name string) ([]reconcile.Object, error) {
+	objects, _, err := c.link(name)
+	if errors.Is(err, errNoLink) {
+		return nil, nil
+	}
+	return objects, err
+}
+
 // link returns the objects that a link itself is: its kind, being up, alias.
 func (c *Conn) link(name string) (objects []reconcile.Object, index int, err error) {
 	l, err := c.linkByName(name)

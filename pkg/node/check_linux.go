@@ -29,9 +29,16 @@ func Check(ctx context.Context, s *nodestate.State) ([]reconcile.Change, error) 
 	return append(drift, more...), err
 }
 
-// CheckDevice compares the VXLAN device alone.
-func CheckDevice(ctx context.Context, s *nodestate.State) ([]reconcile.Change, error) {
-	return checkObjects(ctx, vtep.Objects(&s.VTEP, nil))
+// hasDevice says whether the VXLAN device is there, as it should be, and up:
+// what can be learnt from one request.
+func hasDevice(s *nodestate.State) (found bool, err error) {
+	conn, err := kernel.Open()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	have, err := conn.Link(s.VTEP.Device)
+	return len(reconcile.Diff(vtep.Device(&s.VTEP), have, reconcile.Shared)) == 0, err
 }
 
 func checkObjects(ctx context.Context, want []reconcile.Object) (drift []reconcile.Change, err error) {

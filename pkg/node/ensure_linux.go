@@ -65,7 +65,7 @@ func (n *Network) current(ctx context.Context, s *local.Store) (*nodestate.State
 		return nil, fmt.Errorf("read revision of the store: %w", err)
 	}
 	if revision != state.Revision || !state.Network.Equal(&n.Spec) || state.Node != n.Node ||
-		state.Underlay != n.Underlay || state.Firewall != n.Firewall.Backend || !n.present(ctx, state) {
+		state.Underlay != n.Underlay || state.Firewall != n.Firewall.Backend || !n.present(state) {
 		return nil, nil //nolint:nilnil // no state is an answer here
 	}
 	return state, nil
@@ -73,13 +73,10 @@ func (n *Network) current(ctx context.Context, s *local.Store) (*nodestate.State
 
 // present says whether the device is as it should be and the packet filter's
 // table is there: a quick look, for every ADD. What can't be seen isn't there.
-func (n *Network) present(ctx context.Context, s *nodestate.State) bool {
-	drift, err := CheckDevice(ctx, s)
-	if err != nil || len(drift) > 0 {
-		return false
-	}
+func (n *Network) present(s *nodestate.State) bool {
+	found, err := hasDevice(s)
 	rules := intent.Rules(&s.Network, &s.VTEP)
-	return n.Firewall.Exists(&rules)
+	return found && err == nil && n.Firewall.Exists(&rules)
 }
 
 // noDaemon refuses to sync a node that a daemon has: the two would undo each

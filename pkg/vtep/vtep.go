@@ -86,13 +86,18 @@ func Metric(block netip.Prefix) uint32 {
 	return h.Sum32()&(BlackholeMetric-1) | 1<<10
 }
 
+// Device returns the device itself, without what is on it.
+func Device(s *Spec) []reconcile.Object {
+	return []reconcile.Object{
+		kernel.VXLAN{Name: s.Device, VNI: s.VNI, Port: s.Port, Local: s.Local, MTU: s.MTU, MAC: s.MAC},
+		kernel.Up{Link: s.Device},
+	}
+}
+
 // Objects returns what should exist for a VTEP and its peers. It is pure.
 func Objects(s *Spec, peers []Peer) []reconcile.Object {
 	objects := make([]reconcile.Object, 0, 8+4*len(peers))
-	objects = append(objects,
-		kernel.VXLAN{Name: s.Device, VNI: s.VNI, Port: s.Port, Local: s.Local, MTU: s.MTU, MAC: s.MAC},
-		kernel.Up{Link: s.Device},
-	)
+	objects = append(objects, Device(s)...)
 	for _, a := range s.Addresses() {
 		objects = append(objects, kernel.Address{Link: s.Device, Prefix: netip.PrefixFrom(a, a.BitLen())})
 	}

@@ -81,7 +81,7 @@ func (b *bed) fill(ctx context.Context, o *options, dir string, pods int) (err e
 
 // contend does the job with the contenders, and one that has a daemon.
 func (b *bed) contend(ctx context.Context, f *field, contenders []contender) (series, error) {
-	served, err := f.contender(ownDaemon, b.daemon.plugin())
+	served, err := named(ownDaemon, b.daemon.name(), b.daemon.plugin())
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,12 @@ type field struct {
 // its state below the field's directory.
 func (f *field) contender(name string, plugins ...object) (contender, error) {
 	f.count++
-	list := object{"cniVersion": "1.1.0", "name": f.network(), "plugins": plugins}
+	return named(name, f.network(), plugins...)
+}
+
+// named makes a configuration list for a network of a given name.
+func named(name, network string, plugins ...object) (contender, error) {
+	list := object{"cniVersion": "1.1.0", "name": network, "plugins": plugins}
 	data, err := json.Marshal(list)
 	if err != nil {
 		return contender{}, fmt.Errorf("encode configuration of %s: %w", name, err)

@@ -35,10 +35,13 @@ type daemon struct {
 	output  bytes.Buffer
 }
 
+// name of the network that the daemon has.
+func (d *daemon) name() string { return fmt.Sprint(d.network["name"]) }
+
 // plugin is the configuration of a plugin that is served by the daemon.
 func (d *daemon) plugin() object {
 	return object{
-		"type": ownPlugin, "network": d.network["name"], "node": d.node.Name(),
+		"type": ownPlugin, "node": d.node.Name(),
 		"runDir": filepath.Join(d.dir, "run"), "dataDir": filepath.Join(d.dir, "data"),
 	}
 }

@@ -126,9 +126,8 @@ func (b *builder) overlay(ctx context.Context, s *setup, withoutRules bool) erro
 			return err
 		}
 	}
-	f := &field{dir: dir}
 	for i, n := range s.nodes {
-		c, err := f.contender(s.name, daemons[i].plugin())
+		c, err := named(s.name, daemons[i].name(), daemons[i].plugin())
 		if err != nil {
 			return err
 		}
