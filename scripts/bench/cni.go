@@ -80,7 +80,7 @@ func (b *bed) fill(ctx context.Context, o *options, dir string, pods int) (err e
 }
 
 // contend does the job with the contenders, and one that has a daemon.
-func (b *bed) contend(ctx context.Context, f *field, contenders []contender) (series, error) {
+func (b *bed) contend(ctx context.Context, contenders []contender) (series, error) {
 	served, err := named(ownDaemon, b.daemon.name(), b.daemon.plugin())
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func measureCNI(ctx context.Context, o *options, dir string) (s *section, err er
 			{own, emptyPlugin, addTime, nil},
 		},
 	}
-	s.measured, err = b.contend(ctx, f, contenders)
+	s.measured, err = b.contend(ctx, contenders)
 	s.contenders = names(b.job.Contenders)
 	return s, err
 }
@@ -157,7 +157,7 @@ func measureParallel(ctx context.Context, o *options, dir string) (s *section, e
 			{own, bridge, addRate, nil}, {own, bridge, delRate, nil},
 		},
 	}
-	s.measured, err = b.contend(ctx, f, contenders[1:4]) // ours, ptp, bridge
+	s.measured, err = b.contend(ctx, contenders[1:4]) // ours, ptp, bridge
 	s.contenders = names(b.job.Contenders)
 	return s, err
 }
