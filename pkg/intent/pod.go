@@ -26,8 +26,7 @@ type Pod struct {
 	Addresses []netip.Addr
 	MTU       int
 	MAC       ether.Addr // of the pod's end
-	// Routes are the destinations that the pod reaches over this interface,
-	// at least those of the network.
+	// Routes are the destinations that the pod reaches over this interface.
 	Routes []netip.Prefix
 }
 
