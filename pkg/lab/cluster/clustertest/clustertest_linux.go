@@ -3,10 +3,13 @@
 package clustertest
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
@@ -91,13 +94,34 @@ type build struct {
 //nolint:gochecknoglobals // what is built once in a process is kept with the process
 var ours, upstream = &build{}, &build{}
 
+// folderPrefix begins the names of folders that test processes build into; the
+// process's number follows.
+const folderPrefix = "overlay-bin-"
+
+// sweep removes the folders of test processes that have ended.
+func sweep() {
+	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, dir := range dirs {
+		var pid int
+		_, err := fmt.Sscanf(filepath.Base(dir), folderPrefix+"%d-", &pid)
+		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			_ = os.RemoveAll(dir) // another process may be doing the same
+		}
+	}
+}
+
 func folder(tb testing.TB, variable string, b *build, packages ...string) string {
 	tb.Helper()
 	if dir := os.Getenv(variable); dir != "" {
 		return dir
 	}
 	b.once.Do(func() {
-		if b.dir, b.err = os.MkdirTemp("", "overlay-bin-"); b.err != nil { //nolint:usetesting // it outlives the test that happens to build it
+		sweep()
+		//nolint:usetesting // it outlives the test that happens to build it
+		if b.dir, b.err = os.MkdirTemp("", fmt.Sprintf("%s%d-", folderPrefix, os.Getpid())); b.err != nil {
 			return
 		}
 		root, err := exec.CommandContext(tb.Context(), "go", "list", "-m", "-f", "{{.Dir}}").Output()
