@@ -66,16 +66,3 @@ func await(t *testing.T, condition func() bool) {
 		}
 	}
 }
-
-// TestPodWithAnotherMAC: the node finds a pod whose address was changed by a
-// plugin behind ours, as tuning does.
-func TestPodWithAnotherMAC(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	r := b.ok("ADD", b.conf(nil)).result
-	b.inPod("ip", "link", "set", "eth0", "address", "02:00:00:00:00:77")
-	for _, address := range ips(r) {
-		address, _, _ = strings.Cut(address, "/")
-		runIn(t, b.node.Host, "ping", "-c1", "-W2", address)
-	}
-}

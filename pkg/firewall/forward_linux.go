@@ -72,7 +72,7 @@ func (t *forward) accept(f field, p netip.Prefix) []expr.Any {
 
 // find looks for iptables' FORWARD chain.
 func (t *forward) find() error {
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
@@ -118,7 +118,7 @@ func (t *forward) digest(rules [][]expr.Any) (digest [sha256.Size]byte, err erro
 
 // Observe implements reconcile.Target.
 func (t *forward) Observe(context.Context) ([]reconcile.Object, error) {
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
@@ -180,7 +180,7 @@ func (t *forward) Apply(_ context.Context, changes []reconcile.Change) error {
 }
 
 func (t *forward) write(present bool) error {
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}

@@ -65,7 +65,7 @@ func (n *NFTables) Objects() ([]reconcile.Object, error) {
 
 // Observe implements reconcile.Target.
 func (n *NFTables) Observe(context.Context) ([]reconcile.Object, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := dial(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
@@ -90,7 +90,7 @@ func (n *NFTables) Observe(context.Context) ([]reconcile.Object, error) {
 
 // exists says whether the table is there.
 func (n *NFTables) exists() bool {
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return false
 	}
@@ -186,7 +186,7 @@ func (n *NFTables) Apply(_ context.Context, changes []reconcile.Change) error {
 }
 
 func (n *NFTables) replace() error {
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
@@ -232,7 +232,7 @@ func (n *NFTables) clear(conn *nftables.Conn, have *tablePlan) {
 
 // Remove deletes the table. It is no error when there is none.
 func (n *NFTables) Remove() error {
-	conn, err := nftables.New()
+	conn, err := dial()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}

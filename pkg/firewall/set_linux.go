@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
@@ -150,6 +151,9 @@ func (w Firewall) each(ctx context.Context, r *Rules, fn func(part) ([]reconcile
 	var changes []reconcile.Change
 	for _, p := range all {
 		c, err := fn(p)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c, err = fn(p) // an answer was lost: once more
+		}
 		changes = append(changes, c...)
 		errs = append(errs, err)
 	}

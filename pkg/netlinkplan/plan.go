@@ -79,9 +79,10 @@ func hostObjects(p *intent.Pod) []reconcile.Object {
 		)
 	}
 	for _, a := range p.Addresses {
-		// The host finds the pod's Ethernet address by asking, so that the
-		// pod's may be changed by others (the tuning plugin).
-		objects = append(objects, kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Metric: podMetric})
+		objects = append(objects,
+			kernel.Neighbor{Link: name, Address: a, MAC: p.MAC},
+			kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Metric: podMetric},
+		)
 	}
 	return objects
 }
