@@ -16,6 +16,7 @@ package firewall
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"strings"
 
@@ -107,13 +108,7 @@ func shortened(prefix, name string, limit int) string {
 		return prefix + name
 	}
 	const digest = 9
-	return fmt.Sprintf("%s%s-%08x", prefix, name[:limit-len(prefix)-digest], hash(name))
-}
-
-func hash(s string) uint32 {
-	h := uint32(2166136261) // FNV-1a
-	for i := range len(s) {
-		h = (h ^ uint32(s[i])) * 16777619
-	}
-	return h
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return fmt.Sprintf("%s%s-%08x", prefix, name[:limit-len(prefix)-digest], h.Sum32())
 }

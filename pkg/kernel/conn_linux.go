@@ -206,14 +206,3 @@ func (c *Conn) query(req *nl.NetlinkRequest, kind uint16, fn func(message []byte
 		}
 	}
 }
-
-// Exists says whether the process's namespace has an interface of a name.
-func Exists(name string) bool {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = unix.Close(fd) }()
-	request, err := unix.NewIfreq(name)
-	return err == nil && unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request) == nil
-}

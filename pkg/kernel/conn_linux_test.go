@@ -160,16 +160,3 @@ func TestFreshNamespace(t *testing.T) {
 		}
 	}
 }
-
-func TestExists(t *testing.T) {
-	t.Parallel()
-	h, _ := newHost(t)
-	do(t, h, func() error {
-		for name, want := range map[string]bool{"eth0": true, "vx0": false, "": false, "a-name-that-is-too-long": false} {
-			if kernel.Exists(name) != want {
-				t.Errorf("%q exists: %t", name, !want)
-			}
-		}
-		return nil
-	})
-}
