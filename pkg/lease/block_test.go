@@ -169,7 +169,7 @@ func TestFreeBlock(t *testing.T) {
 			t.Parallel()
 			n := Network{Name: "pods", CIDRs: test.cidrs, BlockLength: BlockLength{IPv4: 24}}
 			for _, node := range []string{"a", "b", "node-17"} {
-				got, ok := freeBlock(&n, IPv4, node, heldBy("other", test.taken...))
+				got, ok := freeBlock(&Claim{Network: n, Node: node}, IPv4, heldBy("other", test.taken...))
 				if ok != (test.want != "") || ok && got.String() != test.want {
 					t.Errorf("node %s: got %s, %t, want %q", node, got, ok, test.want)
 				}
@@ -187,10 +187,10 @@ func TestFreeBlockOfALargeNetwork(t *testing.T) {
 	for i := range blockCount(n.CIDRs[0], 24) {
 		all = append(all, blockAt(n.CIDRs[0], 24, i))
 	}
-	if got, ok := freeBlock(&n, IPv4, "late", heldBy("other", all...)); ok {
+	if got, ok := freeBlock(&Claim{Network: n, Node: "late"}, IPv4, heldBy("other", all...)); ok {
 		t.Errorf("found %s in a full network", got)
 	}
-	if got, ok := freeBlock(&n, IPv4, "late", heldBy("other", append(all[:4711:4711], all[4712:]...)...)); !ok || got != all[4711] {
+	if got, ok := freeBlock(&Claim{Network: n, Node: "late"}, IPv4, heldBy("other", append(all[:4711:4711], all[4712:]...)...)); !ok || got != all[4711] {
 		t.Errorf("got %s, want the one that is left, %s", got, all[4711])
 	}
 }

@@ -30,7 +30,7 @@ func Example() {
 	ctx := context.Background()
 	r := &lease.Registry{Store: s, TTL: lease.DefaultTTL}
 	pods := lease.Network{Name: "pods", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}.Complete()
-	if err := r.Join(ctx, &pods); err != nil {
+	if _, err := r.Join(ctx, &pods); err != nil {
 		log.Print(err)
 		return
 	}

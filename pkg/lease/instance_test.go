@@ -63,7 +63,7 @@ func TestLastLeaseTakesTheRegistration(t *testing.T) {
 	r, _ := newRegistry(t)
 	n := network("pods", "10.244.0.0/16")
 	for _, node := range []string{"n1", "n2"} {
-		if err := r.Join(t.Context(), &n); err != nil {
+		if _, err := r.Join(t.Context(), &n); err != nil {
 			t.Fatal(err)
 		}
 		c := &lease.Claim{Network: n, Node: node, VTEP: lease.VTEP{
@@ -75,14 +75,14 @@ func TestLastLeaseTakesTheRegistration(t *testing.T) {
 	}
 	other := network("pods", "10.9.0.0/16")
 	for i, node := range []string{"n1", "n2"} {
-		if err := r.Join(t.Context(), &other); err == nil {
+		if _, err := r.Join(t.Context(), &other); err == nil {
 			t.Errorf("with %d nodes in it the network could be changed", 2-i)
 		}
 		if err := r.Release(t.Context(), "pods", node); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.Join(t.Context(), &other); err != nil {
+	if _, err := r.Join(t.Context(), &other); err != nil {
 		t.Error(err)
 	}
 	if _, err := r.Acquire(t.Context(), &lease.Claim{Network: other}); err == nil {

@@ -48,8 +48,20 @@ type Lease struct {
 	// Instance tells machines apart that have one node name.
 	Instance string `json:"instance,omitempty"`
 	VTEP     VTEP   `json:"vtep"`
+	// Index counts the node's claims. Its first block of a family, which has
+	// the VTEP's own address, is the one with the lowest.
+	Index int `json:"index,omitempty"`
 	// Expires is when the claim ends unless it is renewed; zero: never.
 	Expires time.Time `json:"expires,omitzero"`
+	// Notice says that somebody is about to take the block, as its owner
+	// seems to be gone. To renew the lease withdraws it.
+	Notice *Notice `json:"notice,omitempty"`
+}
+
+// Notice is who wants a block whose lease has expired, and since when.
+type Notice struct {
+	Node string    `json:"node"`
+	At   time.Time `json:"at"`
 }
 
 // Expired says whether the lease has ended at the given time.
@@ -59,14 +71,15 @@ func (l *Lease) Expired(now time.Time) bool {
 
 // isOf says whether the lease is the claimant's. A machine is known by its
 // instance, also under a new name; one that lost its instance, by its name and
-// an underlay address. The error says that a name is used twice.
-func (l *Lease) isOf(c *Claim, now time.Time) (bool, error) {
+// an underlay address; fenced is the time before which leases have expired for
+// good. The error says that a name is used twice.
+func (l *Lease) isOf(c *Claim, fenced time.Time) (bool, error) {
 	switch {
 	case c.Instance != "" && l.Instance == c.Instance:
 		return true, nil
 	case l.Node != c.Node:
 		return false, nil
-	case c.Instance == "" || l.Instance == "" || l.Expired(now):
+	case c.Instance == "" || l.Instance == "" || l.Expired(fenced):
 		return true, nil
 	}
 	for _, a := range c.VTEP.Underlay {

@@ -26,10 +26,16 @@ const (
 	DefaultBlockLengthIPv4 = 24
 	DefaultBlockLengthIPv6 = 64
 	MaxVNI                 = 1<<24 - 1
-	MinMTUIPv4             = 576  // RFC 791: every host must accept it
-	MinMTUIPv6             = 1280 // RFC 8200, section 5
-	MaxMTU                 = 65535
-	MaxNameLength          = 63
+	MinWindowsVNI          = 4096 // HNS: the lowest VSID of an overlay
+	MaxWindowsVNI          = 65535
+	// MaxWindowsBlockLength leaves pods three addresses of the eight: Windows
+	// takes the network's, the gateway's, the VTEP's, the source VIP of
+	// kube-proxy and the broadcast address.
+	MaxWindowsBlockLength = 29
+	MinMTUIPv4            = 576  // RFC 791: every host must accept it
+	MinMTUIPv6            = 1280 // RFC 8200, section 5
+	MaxMTU                = 65535
+	MaxNameLength         = 63
 )
 
 // Network is one overlay network. The zero values of optional fields stand for
@@ -37,10 +43,17 @@ const (
 type Network struct {
 	Name string `json:"name"`
 	// CIDRs are where pods have their addresses. Several of a family are
-	// used in the order given.
+	// used in the order given. Where there are pools, they follow from these.
 	CIDRs []netip.Prefix `json:"cidrs"`
-	// BlockLength is the prefix length of the block that a node claims.
+	// BlockLength is the prefix length of the block that a node claims of
+	// the CIDRs, where there are no pools.
 	BlockLength BlockLength `json:"blockLength"`
+	// Pools are where nodes claim blocks as their pods need them, in the
+	// order given. None: a node has one block of each family.
+	Pools []Pool `json:"pools,omitempty"`
+	// Windows says that nodes of Windows may join, which limits the VNI and
+	// the size of blocks.
+	Windows bool `json:"windows,omitempty"`
 	// VNI is the VXLAN network identifier, 1 to 16777215.
 	VNI uint32 `json:"vni"`
 	// Port is the UDP port of VXLAN.
@@ -126,6 +139,10 @@ func (n Network) Complete() Network {
 	if n.Port == 0 {
 		n.Port = DefaultPort
 	}
+	if n.Pooled() {
+		n.completePools()
+		return n
+	}
 	n.BlockLength.IPv4 = n.blockLength(IPv4, n.BlockLength.IPv4, DefaultBlockLengthIPv4)
 	n.BlockLength.IPv6 = n.blockLength(IPv6, n.BlockLength.IPv6, DefaultBlockLengthIPv6)
 	return n
@@ -170,7 +187,10 @@ func (n *Network) Validate() error {
 		return err
 	}
 	if len(n.CIDRs) == 0 {
-		return Invalid("cidrs", "", "at least one CIDR is needed")
+		return Invalid("cidrs", "", "at least one CIDR is needed, here or in pools")
+	}
+	if n.Pooled() && n.BlockLength != (BlockLength{}) {
+		return Invalid("blockLength", n.BlockLength, "is each pool's own where there are pools")
 	}
 	for i, p := range n.CIDRs {
 		if err := n.validateCIDR(i, p); err != nil {
@@ -179,6 +199,9 @@ func (n *Network) Validate() error {
 	}
 	if n.VNI < 1 || n.VNI > MaxVNI {
 		return Invalid("vni", n.VNI, "must be within 1..%d", MaxVNI)
+	}
+	if n.Windows && (n.VNI < MinWindowsVNI || n.VNI > MaxWindowsVNI) {
+		return Invalid("vni", n.VNI, "must be within %d..%d where nodes of Windows may join", MinWindowsVNI, MaxWindowsVNI)
 	}
 	if n.Port == 0 {
 		return Invalid("port", n.Port, "must be within 1..65535")
@@ -232,7 +255,7 @@ func (n *Network) MinMTU() int {
 }
 
 func (n *Network) validateCIDR(i int, p netip.Prefix) error {
-	field := fmt.Sprintf("cidrs[%d]", i)
+	field := n.CIDRField(i)
 	if err := ValidateCIDR(field, p); err != nil {
 		return err
 	}
@@ -243,17 +266,20 @@ func (n *Network) validateCIDR(i int, p netip.Prefix) error {
 	}
 	for j, other := range n.CIDRs[:i] {
 		if p.Overlaps(other) {
-			return Invalid(field, p, "overlaps cidrs[%d], %s", j, other)
+			return Invalid(field, p, "overlaps %s, %s", n.CIDRField(j), other)
 		}
 	}
 	f := FamilyOf(p.Addr())
 	if p.Bits() > f.Bits()-2 {
 		return Invalid(field, p, "is too small: no block of /%d fits in", f.Bits()-2)
 	}
-	length := n.BlockLength.Of(f)
+	length := n.pools()[i].BlockLength
 	if length < p.Bits() || length > f.Bits()-2 {
-		return Invalid("blockLength."+strings.ToLower(f.String()), length,
-			"must be within %d..%d for %s %s", p.Bits(), f.Bits()-2, field, p)
+		return Invalid(n.lengthField(i), length, "must be within %d..%d for %s %s", p.Bits(), f.Bits()-2, field, p)
+	}
+	if n.Windows && f == IPv4 && length > MaxWindowsBlockLength {
+		return Invalid(n.lengthField(i), length, "must be at most %d where nodes of Windows may join: they take five addresses of each block",
+			MaxWindowsBlockLength)
 	}
 	return nil
 }
@@ -264,8 +290,8 @@ func (n *Network) ConflictsWith(other *Network) error {
 	for i, p := range n.CIDRs {
 		for j, q := range other.CIDRs {
 			if p.Overlaps(q) {
-				return Invalid(fmt.Sprintf("cidrs[%d]", i), p,
-					"network %s overlaps cidrs[%d] %s of network %s", n.Name, j, q, other.Name)
+				return Invalid(n.CIDRField(i), p,
+					"network %s overlaps %s %s of network %s", n.Name, other.CIDRField(j), q, other.Name)
 			}
 		}
 	}
@@ -279,7 +305,8 @@ func (n *Network) ConflictsWith(other *Network) error {
 func (n *Network) Equal(other *Network) bool {
 	return n.Name == other.Name && n.BlockLength == other.BlockLength &&
 		n.VNI == other.VNI && n.Port == other.Port && n.MTU == other.MTU &&
-		n.Masquerade.Disabled == other.Masquerade.Disabled &&
+		n.Windows == other.Windows && n.Masquerade.Disabled == other.Masquerade.Disabled &&
+		slices.EqualFunc(n.Pools, other.Pools, func(a, b Pool) bool { return a.equal(&b) }) &&
 		slices.Equal(n.CIDRs, other.CIDRs) && slices.Equal(n.Masquerade.Exclude, other.Masquerade.Exclude)
 }
 

@@ -9,85 +9,130 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
 
-// Join registers a network, so that all nodes use it alike. It is no error
-// when the network is registered already and the same; where it differs, or
-// overlaps another one, the error wraps ErrConflict and names both.
+// Join registers a network, so that all nodes use it alike, and returns it as it
+// then is: with the pools that other nodes have registered besides. Pools that
+// it brings are added to those registered. Where it differs otherwise, or
+// overlaps another network, the error wraps ErrConflict and names both.
 //
 // Nodes may register networks that exclude each other at the same time. Each
 // sees the other after its own is written: the one written first stays.
-func (r *Registry) Join(ctx context.Context, n *Network) error {
+func (r *Registry) Join(ctx context.Context, n *Network) (Network, error) {
 	if err := n.Validate(); err != nil {
-		return err
+		return Network{}, err
 	}
-	value, err := json.Marshal(n)
-	if err != nil {
-		return fmt.Errorf("encode network %s: %w", n.Name, err)
-	}
-	var created store.Revision
+	var own *written
 	for range attempts {
-		registered, err := r.admit(ctx, n)
-		if created != 0 && errors.Is(err, ErrConflict) {
-			return errors.Join(err, r.Store.Delete(ctx, networkPrefix+n.Name, created))
+		registered, err := r.networks(ctx)
+		if err != nil {
+			return Network{}, err
 		}
-		if registered || err != nil {
-			return err
+		joined, have, err := admit(n, registered)
+		if err != nil {
+			return Network{}, errors.Join(err, r.undo(ctx, own))
 		}
-		created, err = r.Store.Create(ctx, networkPrefix+n.Name, value)
-		if err != nil && !errors.Is(err, store.ErrExists) { // or somebody else was faster
-			return fmt.Errorf("register network %s: %w", n.Name, err)
+		if have != nil && have.covers(n) {
+			return joined, nil
 		}
+		wrote, err := r.register(ctx, n, have)
+		switch {
+		case err == nil:
+			own = wrote
+		case !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound):
+			return Network{}, fmt.Errorf("register network %s: %w", n.Name, err)
+		} // else somebody else was faster
 	}
-	return fmt.Errorf("register network %s: lost %d races", n.Name, attempts)
+	return Network{}, fmt.Errorf("register network %s: lost %d races", n.Name, attempts)
 }
 
-// admit says whether a network is registered already. The error says why it
-// can't be used beside those that were registered before it.
-func (r *Registry) admit(ctx context.Context, n *Network) (bool, error) {
-	registered, err := r.networks(ctx)
-	if err != nil {
-		return false, err
+// written is what a call of Join wrote, and over what.
+type written struct {
+	key      string
+	revision store.Revision
+	before   *Network
+}
+
+// register writes a registration: a new one, or one with more pools.
+func (r *Registry) register(ctx context.Context, n *Network, have *registration) (*written, error) {
+	w := &written{key: networkPrefix + n.Name}
+	if have == nil {
+		value, err := json.Marshal(n)
+		if err == nil {
+			w.revision, err = r.Store.Create(ctx, w.key, value)
+		}
+		return w, err
 	}
-	var own store.Revision
+	extended, _ := have.extended(n)
+	value, err := json.Marshal(extended)
+	if err == nil {
+		w.before = &have.Network
+		w.revision, err = r.Store.Update(ctx, w.key, value, have.revision)
+	}
+	return w, err
+}
+
+// undo takes back what Join wrote, unless others have changed it since.
+func (r *Registry) undo(ctx context.Context, w *written) error {
+	if w == nil {
+		return nil
+	}
+	if w.before == nil {
+		return r.Store.Delete(ctx, w.key, w.revision)
+	}
+	value, err := json.Marshal(w.before)
+	if err == nil {
+		_, err = r.Store.Update(ctx, w.key, value, w.revision)
+	}
+	return err
+}
+
+// admit returns a network as it is together with its registration, which is nil
+// where there is none. The error says why it can't be used: because of the
+// registration, or of a network that was registered before.
+func admit(n *Network, registered []registration) (joined Network, have *registration, err error) {
+	joined = *n
 	for i := range registered {
-		other := &registered[i]
-		if other.Name != n.Name {
+		if registered[i].Name != n.Name {
 			continue
 		}
-		own = other.revision
-		if difference := n.difference(&other.Network); difference != "" {
-			return true, fmt.Errorf("%w: network %s is registered with %s; all nodes must leave it before it changes",
+		have = &registered[i]
+		difference := n.difference(&have.Network)
+		if difference == "" {
+			joined, difference = n.extended(&have.Network)
+		}
+		if difference != "" {
+			return joined, have, fmt.Errorf("%w: network %s is registered with %s; all nodes must leave it before it changes",
 				ErrConflict, n.Name, difference)
 		}
 	}
 	for i := range registered {
 		other := &registered[i]
-		if other.Name == n.Name || own != 0 && own < other.revision {
+		if other.Name == n.Name || have != nil && have.covers(n) && have.revision < other.revision {
 			continue
 		}
 		if err := n.ConflictsWith(&other.Network); err != nil {
-			return own != 0, fmt.Errorf("%w: %w", ErrConflict, err)
+			return joined, have, fmt.Errorf("%w: %w", ErrConflict, err)
 		}
 	}
-	return own != 0, nil
+	return joined, have, nil
 }
 
 const networkPrefix = "networks/"
 
 // difference says in which of the fields that all nodes must have alike a
 // registered network differs; "" where it doesn't. MTU and masquerading are
-// each node's own.
+// each node's own; pools may be added.
 func (n *Network) difference(registered *Network) string {
-	for _, f := range []struct {
+	type value struct {
 		name       string
 		there, own any
-	}{
-		{"cidrs", registered.CIDRs, n.CIDRs},
-		{"blockLength", registered.BlockLength, n.BlockLength},
-		{"vni", registered.VNI, n.VNI},
-		{"port", registered.Port, n.Port},
-	} {
-		if there, own := fmt.Sprint(f.there), fmt.Sprint(f.own); there != own {
-			return fmt.Sprintf("%s %s, not %s", f.name, there, own)
+	}
+	values := []value{{"vni", registered.VNI, n.VNI}, {"port", registered.Port, n.Port}}
+	if !n.Pooled() && !registered.Pooled() {
+		values = append(values, value{"cidrs", registered.CIDRs, n.CIDRs}, value{"blockLength", registered.BlockLength, n.BlockLength})
+	}
+	for _, v := range values {
+		if there, own := fmt.Sprint(v.there), fmt.Sprint(v.own); there != own {
+			return fmt.Sprintf("%s %s, not %s", v.name, there, own)
 		}
 	}
 	return ""

@@ -1,14 +1,15 @@
 package lease
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
@@ -20,6 +21,12 @@ const (
 	// DefaultFence is how long after its expiry a lease stays its owner's
 	// alone: clocks that differ by less than that can't lend a block twice.
 	DefaultFence = time.Hour
+	// DefaultGrace is how long a block of a pool stays leased after the last
+	// of its addresses was freed.
+	DefaultGrace = 5 * time.Minute
+	// DefaultNotice is how long whoever takes an expired lease's block waits
+	// after having said so, for its owner to object by renewing it.
+	DefaultNotice = 2 * time.Minute
 )
 
 // Errors of a Registry, wrapped.
@@ -41,6 +48,9 @@ type Registry struct {
 	// Fence is the time from a lease's expiry until its block may be given
 	// to another node; zero: DefaultFence.
 	Fence time.Duration
+	// Notice is the time from saying that a block will be taken until it is;
+	// zero: DefaultNotice.
+	Notice time.Duration
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -52,7 +62,16 @@ type Claim struct {
 	// Instance is the machine's own, whatever its name; "" where there is
 	// none: then a name stands for one machine.
 	Instance string
-	VTEP     VTEP
+	// Labels are the node's, by which pools select it.
+	Labels map[string]string
+	VTEP   VTEP
+}
+
+// lease is the claim of one block.
+func (c *Claim) lease(block netip.Prefix, index int, expires time.Time) *Lease {
+	return &Lease{
+		Network: c.Network.Name, Block: block, Node: c.Node, Instance: c.Instance, VTEP: c.VTEP, Index: index, Expires: expires,
+	}
 }
 
 // View is what a store says of a network's leases at one revision.
@@ -74,14 +93,26 @@ func (r *Registry) View(ctx context.Context, network string) (View, error) {
 	return view, nil
 }
 
-// Watch calls changed whenever leases of the network may have changed since
-// the revision. It returns when ctx ends, or with what ended the watch.
+// Watch calls changed whenever leases of the network, or its registration, may
+// have changed since the revision. It returns when ctx ends, or with what ended
+// the watch.
 func (r *Registry) Watch(ctx context.Context, network string, after store.Revision, changed func()) error {
-	err := r.Store.Watch(ctx, leasePrefix(network), after, func(store.Event) error {
-		changed()
-		return nil
+	watches, ctx := errgroup.WithContext(ctx)
+	watches.Go(func() error {
+		return r.Store.Watch(ctx, leasePrefix(network), after, func(store.Event) error {
+			changed()
+			return nil
+		})
 	})
-	if err != nil {
+	watches.Go(func() error {
+		return r.Store.Watch(ctx, networkPrefix, after, func(e store.Event) error {
+			if e.Key == networkPrefix+network {
+				changed()
+			}
+			return nil
+		})
+	})
+	if err := watches.Wait(); err != nil {
 		return fmt.Errorf("watch leases of network %s: %w", network, err)
 	}
 	return nil
@@ -109,97 +140,107 @@ func (r *Registry) list(ctx context.Context, network string) ([]stored, store.Re
 	return leases, revision, nil
 }
 
-// Acquire returns the node's leases of a network, one of each family, claiming
-// what it doesn't have yet. Leases that it has are renewed, and brought up to
-// date with the VTEP; so Acquire is what a node calls at every start.
+// Acquire returns the node's leases of a network, at least one of each family,
+// claiming what it doesn't have yet. Leases that it has are renewed, and brought
+// up to date with the VTEP; so Acquire is what a node calls at every start. The
+// leases of a family are in the order in which the node claimed them.
 func (r *Registry) Acquire(ctx context.Context, c *Claim) ([]Lease, error) {
 	if err := errors.Join(ValidateName("node", c.Node), c.Network.Validate()); err != nil {
 		return nil, err
 	}
-	leases, _, err := r.list(ctx, c.Network.Name)
-	if err != nil {
-		return nil, err
-	}
 	var own []Lease
-	for _, f := range c.Network.Families() {
-		l, err := r.acquire(ctx, c, f, leases)
-		if err != nil {
-			return nil, err
-		}
-		own = append(own, l)
-	}
-	return own, nil
+	err := r.unraced("claim blocks of network "+c.Network.Name, func() (err error) {
+		own, err = r.acquire(ctx, c)
+		return err
+	})
+	return own, err
 }
 
 // attempts bounds how often a claim is tried again after another node took the
 // block in between. Every failed try means that somebody else succeeded.
 const attempts = 1000
 
-func (r *Registry) acquire(ctx context.Context, c *Claim, f Family, leases []stored) (Lease, error) {
+// unraced tries until nobody else came between.
+func (r *Registry) unraced(what string, try func() error) error {
 	for range attempts {
-		l, err := r.claim(ctx, c, f, leases)
+		err := try()
 		if !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-			return l, err
-		}
-		if leases, _, err = r.list(ctx, c.Network.Name); err != nil {
-			return Lease{}, err
+			return err
 		}
 	}
-	return Lease{}, fmt.Errorf("claim a block of network %s: lost %d races", c.Network.Name, attempts)
+	return fmt.Errorf("%s: lost %d races", what, attempts)
 }
 
-// claim tries once, on the leases known: to keep our own, to take a free
-// block, to take one whose owner is long gone.
-func (r *Registry) claim(ctx context.Context, c *Claim, f Family, leases []stored) (Lease, error) {
-	want := Lease{Network: c.Network.Name, Node: c.Node, Instance: c.Instance, VTEP: c.VTEP, Expires: r.expiry()}
+func (r *Registry) acquire(ctx context.Context, c *Claim) ([]Lease, error) {
+	leases, own, err := r.seen(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	var kept []Lease
+	for _, f := range c.Network.Families() {
+		had := len(kept)
+		for _, l := range own {
+			if l.Family() != f {
+				continue
+			}
+			l, err := r.replace(ctx, l, c.lease(l.Block, l.Index, r.expiry()))
+			if err != nil {
+				return nil, err
+			}
+			kept = append(kept, l)
+		}
+		if len(kept) == had {
+			l, err := r.claim(ctx, c, f, leases, nextIndex(own))
+			if err != nil {
+				return nil, err
+			}
+			kept = append(kept, l)
+		}
+	}
+	return kept, nil
+}
+
+// Extend claims one more block of a family for a node that has leases already.
+// The error wraps ErrNoBlock when there is none to be had.
+func (r *Registry) Extend(ctx context.Context, c *Claim, f Family) (Lease, error) {
+	var l Lease
+	err := r.unraced("claim another block of network "+c.Network.Name, func() error {
+		leases, own, err := r.seen(ctx, c)
+		if err == nil {
+			l, err = r.claim(ctx, c, f, leases, nextIndex(own))
+		}
+		return err
+	})
+	return l, err
+}
+
+// seen lists a network's leases, and those of them that are the claimant's, as
+// it claimed them.
+func (r *Registry) seen(ctx context.Context, c *Claim) (leases []stored, own []*stored, err error) {
+	if leases, _, err = r.list(ctx, c.Network.Name); err != nil {
+		return nil, nil, err
+	}
 	for i := range leases {
 		l := &leases[i]
-		own, err := l.isOf(c, r.now())
+		is, err := l.isOf(c, r.fenced())
 		if err != nil {
-			return Lease{}, err
+			return nil, nil, err
 		}
-		if own && l.Family() == f && c.Network.Contains(l.Block.Addr()) {
-			want.Block = l.Block
-			return r.replace(ctx, l, &want)
+		if is && c.Network.Contains(l.Block.Addr()) {
+			own = append(own, l)
 		}
 	}
-	if block, ok := freeBlock(&c.Network, f, c.Node, leases); ok {
-		want.Block = block
-		return r.create(ctx, &want)
-	}
-	if l := r.abandoned(&c.Network, f, leases); l != nil {
-		want.Block = l.Block
-		return r.replace(ctx, l, &want)
-	}
-	return Lease{}, fmt.Errorf("%w of %s in network %s: all are leased", ErrNoBlock, f, c.Network.Name)
+	slices.SortStableFunc(own, func(a, b *stored) int { return cmp.Compare(a.Index, b.Index) })
+	return leases, own, nil
 }
 
-func (r *Registry) create(ctx context.Context, want *Lease) (Lease, error) {
-	value, err := json.Marshal(want)
-	if err != nil {
-		return Lease{}, fmt.Errorf("encode lease %s: %w", want.Block, err)
+// nextIndex is that of the claim after those.
+func nextIndex(own []*stored) int {
+	next := 0
+	for _, l := range own {
+		next = max(next, l.Index+1)
 	}
-	if _, err := r.Store.Create(ctx, want.Key(), value); err != nil {
-		return Lease{}, fmt.Errorf("claim block %s: %w", want.Block, err)
-	}
-	return *want, nil
-}
-
-// replace writes a lease over the one seen. Nothing is written when that would
-// only make it last a little longer: a lease is renewed in the last two thirds
-// of its life.
-func (r *Registry) replace(ctx context.Context, have *stored, want *Lease) (Lease, error) {
-	if have.Node == want.Node && have.Instance == want.Instance && have.VTEP.Equal(&want.VTEP) && r.fresh(have.Expires) {
-		return have.Lease, nil
-	}
-	value, err := json.Marshal(want)
-	if err != nil {
-		return Lease{}, fmt.Errorf("encode lease %s: %w", want.Block, err)
-	}
-	if _, err := r.Store.Update(ctx, have.Key(), value, have.revision); err != nil {
-		return Lease{}, fmt.Errorf("renew block %s: %w", want.Block, err)
-	}
-	return *want, nil
+	return next
 }
 
 // Renew extends a node's leases. The error wraps ErrLost when one of them is
@@ -216,29 +257,54 @@ func (r *Registry) Renew(ctx context.Context, own []Lease) ([]Lease, error) {
 	return renewed, nil
 }
 
-func (r *Registry) renew(ctx context.Context, own Lease) (Lease, error) {
-	for range attempts {
-		e, err := r.Store.Get(ctx, own.Key())
-		if errors.Is(err, store.ErrNotFound) {
-			return Lease{}, fmt.Errorf("renew block %s: %w", own.Block, ErrLost)
-		}
+func (r *Registry) renew(ctx context.Context, own Lease) (renewed Lease, err error) {
+	err = r.unraced("renew block "+own.Block.String(), func() error {
+		have, err := r.owned(ctx, &own)
 		if err != nil {
-			return Lease{}, fmt.Errorf("renew block %s: %w", own.Block, err)
+			return fmt.Errorf("renew block %s: %w", own.Block, err)
 		}
-		have, err := decodeLease(e.Key, e.Value)
-		if err != nil {
-			return Lease{}, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
-		}
-		if have.Node != own.Node {
-			return Lease{}, fmt.Errorf("renew block %s: %w to node %s", own.Block, ErrLost, have.Node)
-		}
-		own.Expires = r.expiry()
-		l, err := r.replace(ctx, &stored{have, e.Revision}, &own)
-		if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-			return l, err
-		} // changed in between: by whom, the next look says
+		own.Expires, own.Notice = r.expiry(), nil
+		renewed, err = r.replace(ctx, have, &own)
+		return err
+	})
+	return renewed, err
+}
+
+// owned reads a lease of ours anew; the error wraps ErrLost when it no longer
+// is.
+func (r *Registry) owned(ctx context.Context, own *Lease) (*stored, error) {
+	e, err := r.Store.Get(ctx, own.Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, ErrLost
 	}
-	return Lease{}, fmt.Errorf("renew block %s: lost %d races", own.Block, attempts)
+	if err != nil {
+		return nil, err
+	}
+	have, err := decodeLease(e.Key, e.Value)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
+	if have.Node != own.Node || have.Instance != own.Instance {
+		return nil, fmt.Errorf("%w to node %s", ErrLost, have.Node)
+	}
+	return &stored{have, e.Revision}, nil
+}
+
+// ReleaseBlock gives one of a node's leases back. None of the block's addresses
+// may be in use, nor come into use any more: see ipam.Ledger.Withdraw. It is no
+// error when the lease is lost already.
+func (r *Registry) ReleaseBlock(ctx context.Context, own *Lease) error {
+	err := r.unraced("release block "+own.Block.String(), func() error {
+		have, err := r.owned(ctx, own)
+		if err != nil {
+			return err
+		}
+		return r.Store.Delete(ctx, own.Key(), have.revision)
+	})
+	if err != nil && !errors.Is(err, ErrLost) {
+		return fmt.Errorf("release block %s: %w", own.Block, err)
+	}
+	return nil
 }
 
 // Release gives a node's leases of a network back, and with the last one the
@@ -286,53 +352,10 @@ func (r *Registry) fresh(expires time.Time) bool {
 	return left > r.TTL/3*2 && left <= r.TTL
 }
 
-// abandoned returns the lease of one of the network's blocks that expired first,
-// and longer ago than the fence; or nil.
-func (r *Registry) abandoned(n *Network, f Family, leases []stored) *stored {
-	fence := r.Fence
-	if fence == 0 {
-		fence = DefaultFence
+// fenced is the time before which leases have expired for good.
+func (r *Registry) fenced() time.Time {
+	if r.Fence == 0 {
+		return r.now().Add(-DefaultFence)
 	}
-	var oldest *stored
-	for i := range leases {
-		l := &leases[i]
-		usable := l.Family() == f && l.Block.Bits() == n.BlockLength.Of(f) && n.Contains(l.Block.Addr())
-		if usable && l.Expired(r.now().Add(-fence)) && (oldest == nil || l.Expires.Before(oldest.Expires)) {
-			oldest = l
-		}
-	}
-	return oldest
-}
-
-// freeBlock picks a block that nobody holds. Where the search starts follows
-// from the node's name: nodes that start at the same time seldom want the same
-// block, and a node that comes back is likely to find the one it had.
-func freeBlock(n *Network, f Family, node string, leases []stored) (netip.Prefix, bool) {
-	length := n.BlockLength.Of(f)
-	for _, cidr := range n.CIDRsOf(f) {
-		taken := make(map[netip.Prefix]bool, len(leases))
-		var odd []netip.Prefix // of another length: they may cover several of ours
-		for i := range leases {
-			if block := leases[i].Block; block.Bits() == length {
-				taken[block] = true
-			} else if block.Overlaps(cidr) {
-				odd = append(odd, block)
-			}
-		}
-		count := blockCount(cidr, length)
-		start := hash(node) % count
-		for i := range count {
-			block := blockAt(cidr, length, (start+i)%count)
-			if !taken[block] && !slices.ContainsFunc(odd, block.Overlaps) {
-				return block, true
-			}
-		}
-	}
-	return netip.Prefix{}, false
-}
-
-func hash(s string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(s))
-	return h.Sum64()
+	return r.now().Add(-r.Fence)
 }
