@@ -26,10 +26,17 @@ func (s *span) large() bool { return s.size > largeRange }
 // returns them in the order of the sets.
 //
 // An attachment that already holds addresses gets these again when they are one
-// from each set and agree with the fixed ones; otherwise the error is ErrHeld.
-// Addresses that were never given come first, in ascending order, then the one
-// that was released first. One that was released within the cooldown comes only
-// when its set has nothing else. Fixed addresses don't wait.
+// from each set, agree with the fixed ones, and were requested with the same
+// Elsewhere; otherwise the error is ErrHeld.
+//
+// A set gives from the first of its ranges that has an address free. So the later
+// ones stay empty while the earlier ones do, and fall empty first; of a node's
+// blocks, name the oldest first. Within a range, addresses that were never given
+// come first, in ascending order, then the one that was released first. One that
+// was released within the cooldown comes only when its whole set has nothing else,
+// the one that was released first, from whichever range: a range of which all that
+// is free was just released is passed over for a later one. Fixed addresses don't
+// wait.
 //
 // Addresses that are withdrawn are passed over, and as fixed ones refused with
 // ErrWithdrawn. An attachment that holds one gets it again all the same.
@@ -119,6 +126,12 @@ func (t *tx) again(o *order, held []uint32) ([]netip.Addr, error) {
 	}
 	if len(got) != len(o.sets) || len(got) != len(addresses) {
 		return nil, fmt.Errorf("%w: %s holds %v", ErrHeld, o.attachment, addresses)
+	}
+	for _, i := range held {
+		if t.slots[i].elsewhere() != o.elsewhere {
+			return nil, fmt.Errorf("%w: %s holds %v with elsewhere %t, not %t",
+				ErrHeld, o.attachment, addresses, !o.elsewhere, o.elsewhere)
+		}
 	}
 	return got, nil
 }
@@ -272,7 +285,7 @@ func (t *tx) hold(i uint32, o *order, position int, now time.Time) (*page, error
 			return nil, err
 		}
 	}
-	p.setHolder(o.attachment, o.key, position)
+	p.setHolder(o.attachment, o.key, position, o.elsewhere)
 	p.setLong(atTakenOp, t.op)
 	p.setLong(atSince, uint64(now.UnixNano()))
 	p.set(atState, stateTaken)

@@ -36,6 +36,8 @@ type Allocation struct {
 	Address netip.Addr
 	// Since is when the address was taken.
 	Since time.Time
+	// Elsewhere is as requested.
+	Elsewhere bool
 	// Truncated says that ContainerID is only the first InlineContainerID bytes.
 	Truncated bool
 }

@@ -15,7 +15,8 @@ import (
 // its lists are in the order of addresses, then of attachments.
 type Report struct {
 	// Leaked is held, while neither the attachment nor anybody with the address
-	// lives. It is what may be freed, once a Collector has seen enough of it.
+	// lives. It is what may be freed, once a Collector has seen enough of it. What
+	// is held Elsewhere never is: nobody here knows whether it lives.
 	Leaked []Allocation
 	// Orphaned is live and held by nobody: the ledger may give it to another.
 	Orphaned []Allocation
@@ -122,7 +123,7 @@ func (r *Report) add(a netip.Addr, c *claims, alive map[Attachment]bool, blocks 
 	}
 	if len(c.live) == 0 {
 		for _, h := range c.held {
-			if !alive[nameOf(h)] {
+			if !h.Elsewhere && !alive[nameOf(h)] {
 				r.Leaked = append(r.Leaked, h)
 			}
 		}

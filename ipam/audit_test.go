@@ -17,6 +17,11 @@ func has(n int, address string) Allocation {
 	return a
 }
 
+func elsewhere(a Allocation) Allocation {
+	a.Elsewhere = true
+	return a
+}
+
 func TestAudit(t *testing.T) {
 	blocks := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd00::/64")}
 	long := Allocation{Attachment: Attachment{strings.Repeat("x", 300), "eth0"}, Address: addr("10.0.0.7")}
@@ -35,6 +40,13 @@ func TestAudit(t *testing.T) {
 			says: "leaked 10.0.0.1 of container pod-1 interface eth0\nleaked fd00::1 of container pod-2 interface eth0"},
 		"being made":           {held: []Allocation{has(1, "10.0.0.1")}, live: []Allocation{has(1, "")}, says: "nothing differs"},
 		"one of two addresses": {held: []Allocation{has(1, "10.0.0.1"), has(1, "fd00::1")}, live: []Allocation{has(1, "10.0.0.1")}, says: "nothing differs"},
+		"elsewhere": {held: []Allocation{elsewhere(has(1, "10.0.0.1")), has(2, "10.0.0.2")},
+			want: Report{Leaked: []Allocation{has(2, "10.0.0.2")}}, says: "leaked 10.0.0.2 of container pod-2 interface eth0"},
+		"elsewhere, and live with another": {held: []Allocation{elsewhere(has(1, "10.0.0.1"))}, live: []Allocation{has(2, "10.0.0.1")},
+			want: Report{Duplicate: []Conflict{{addr("10.0.0.1"), []Attachment{pod(1)}, []Attachment{pod(2)}}}},
+			says: "duplicate 10.0.0.1 held by container pod-1 interface eth0, live at container pod-2 interface eth0"},
+		"elsewhere, and foreign": {held: []Allocation{elsewhere(has(1, "10.0.1.1"))},
+			want: Report{Foreign: []Allocation{elsewhere(has(1, "10.0.1.1"))}}, says: "foreign 10.0.1.1 of container pod-1 interface eth0"},
 		"orphaned": {live: []Allocation{has(1, "10.0.0.1")}, want: Report{Orphaned: []Allocation{has(1, "10.0.0.1")}},
 			says: "orphaned 10.0.0.1 of container pod-1 interface eth0"},
 		"live twice": {held: []Allocation{has(1, "10.0.0.1")}, live: []Allocation{has(2, "10.0.0.1"), has(1, "10.0.0.1")},

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 )
 
@@ -53,6 +55,42 @@ func BenchmarkWithdrawn(b *testing.B) {
 			admit(b, l, block)
 		}
 	})
+}
+
+// BenchmarkMemory is what a ledger with 30000 taken addresses takes: bytes of file
+// for each, and the heap of one Allocate in a process that opens the ledger for it.
+// Nothing is freed before such a process ends, so all that it allocates is its peak.
+func BenchmarkMemory(b *testing.B) {
+	const taken = 30000
+	ctx := context.Background()
+	path := filepath.Join(b.TempDir(), "ledger")
+	r := between("10.0.0.0", "10.0.255.255", "10.0.0.0/32", "10.0.255.255/32")
+	l := open(b, path, Options{})
+	for n := range taken {
+		allocate(b, l, ask(pod(n), r))
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var most uint64
+	var before, after runtime.MemStats
+	for b.Loop() {
+		runtime.ReadMemStats(&before)
+		process, err := OpenLedger(path, Options{BootID: "boot-1"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := process.Allocate(ctx, ask(pod(taken), r)); err != nil {
+			b.Fatal(err)
+		}
+		process.Close()
+		runtime.ReadMemStats(&after)
+		most = max(most, after.TotalAlloc-before.TotalAlloc)
+		release(b, l, pod(taken))
+	}
+	b.ReportMetric(float64(info.Size())/taken, "file-B/address")
+	b.ReportMetric(float64(most), "heap-B/allocate")
 }
 
 func benchmarkAllocate(b *testing.B, taken int, reopen bool) {

@@ -283,6 +283,15 @@ func FuzzOpenLedger(f *testing.F) {
 		fuzzed.opts.wrap = func(file) file { return m }
 		defer fuzzed.Close()
 		began := time.Now()
+		left := salvage(m, l.opts.BootID)
+		if left.damage != nil && !errors.Is(left.damage, ErrCorrupt) {
+			t.Fatal(left.damage)
+		}
+		for _, a := range left.snapshot().Held {
+			if !a.Address.IsValid() {
+				t.Fatalf("it holds %+v", a)
+			}
+		}
 		if err := exercise(fuzzed); err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Fatal(err)
 		}

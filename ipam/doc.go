@@ -41,11 +41,16 @@
 //
 // Audit compares the ledger with what lives and with the node's blocks, and a
 // Collector says what of it has leaked for long enough to be freed, which
-// ReleaseIf does unless it was taken again meanwhile.
+// ReleaseIf does unless it was taken again meanwhile. What was requested Elsewhere
+// has an interface that nobody here can look at, and never counts as leaked.
+//
+// Inspect is for people and programs that only look: it reads all of a ledger, also
+// what is left of a corrupt one, and changes nothing.
 //
 // # What is refused
 //
 // A file that is neither whole nor empty nor of another boot is refused with
 // ErrCorrupt, because to guess might be to give an address twice. Rebuild
-// writes a new one from the attachments that are alive.
+// writes a new one from the attachments that are alive, and RebuildFrom also from
+// what can still be read of the old one.
 package ipam

@@ -13,7 +13,7 @@ var (
 	// ErrTaken says that a fixed address is held by another attachment.
 	ErrTaken = errors.New("address is taken")
 	// ErrHeld says that the attachment holds addresses already, and that these
-	// are not what is requested. Release them first.
+	// are not what is requested, or not as requested. Release them first.
 	ErrHeld = errors.New("attachment holds other addresses")
 	// ErrOutsideRange says that a fixed address lies in none of the ranges, or is
 	// excluded.

@@ -121,6 +121,12 @@ var faultOps = map[string]struct {
 		_, err := l.Allocate(context.Background(), req)
 		return err
 	}},
+	"allocate elsewhere": {"", func(l *Ledger) error {
+		req := dual(9)
+		req.Elsewhere = true
+		_, err := l.Allocate(context.Background(), req)
+		return err
+	}},
 	"withdraw part": {"", func(l *Ledger) error {
 		return l.Withdraw(context.Background(), between("10.0.0.2", "10.0.0.2"))
 	}},

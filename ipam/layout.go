@@ -96,6 +96,19 @@ func decodeHeader(b []byte) (header, error) {
 	return h, nil
 }
 
+// started says that an empty ledger was begun here, and not ended.
+func (h header) started() bool { return h.dirty && h.slots == 0 && h.committed == 0 }
+
+// fits says whether a file of that size can be the header's. What an operation
+// that didn't end has appended lies beyond.
+func (h header) fits(size int64) error {
+	want := slotOffset(h.slots + 1)
+	if h.started() || size == want || (h.dirty && size > want) {
+		return nil
+	}
+	return corruptf("file has %d bytes; %d slots make %d", size, h.slots, want)
+}
+
 // encodeStatic is what names the file, its form and its boot.
 func encodeStatic(boot string) []byte {
 	b := make([]byte, staticSize)
@@ -165,6 +178,7 @@ const (
 	atPosition  = 99  // record: which set of its request it came from
 	atInterface = 100 // record
 	atID        = 116 // record
+	atElsewhere = 244 // record: 1 when somebody else makes the interface
 
 	atFirst      = 48  // range
 	atLast       = 64  // range
@@ -228,8 +242,11 @@ func halves(a netip.Addr) (hi, lo uint64) {
 	return binary.BigEndian.Uint64(raw[:8]), binary.BigEndian.Uint64(raw[8:])
 }
 
+// elsewhere says whether somebody else makes the holder's interface.
+func (s *slot) elsewhere() bool { return s[atElsewhere] != 0 }
+
 // setHolder writes who takes the record.
-func (s *slot) setHolder(a Attachment, key identity, position int) {
+func (s *slot) setHolder(a Attachment, key identity, position int, elsewhere bool) {
 	copy(s[atKey:], key[:])
 	le.PutUint16(s[atIDLen:], uint16(len(a.ContainerID)))
 	s[atIfLen] = byte(len(a.Interface))
@@ -237,6 +254,9 @@ func (s *slot) setHolder(a Attachment, key identity, position int) {
 	clear(s[atInterface:])
 	copy(s[atInterface:atID], a.Interface)
 	copy(s[atID:atID+InlineContainerID], a.ContainerID)
+	if elsewhere {
+		s[atElsewhere] = 1
+	}
 }
 
 // allocation is what a taken record says.
@@ -250,6 +270,7 @@ func (s *slot) allocation() Allocation {
 		},
 		Address:   s.address(atAddress),
 		Since:     time.Unix(0, int64(s.long(atSince))),
+		Elsewhere: s.elsewhere(),
 		Truncated: length > inline,
 	}
 }

@@ -208,21 +208,11 @@ func (l *Ledger) lock(ctx context.Context) error {
 // current says whether the locked file is the one that the path names. It may
 // cease to be so here, when a lost ledger is restored.
 func (l *Ledger) current(ctx context.Context) (bool, error) {
-	have, err := l.disk.Stat()
-	if err != nil {
-		return false, plain(err)
+	info, err := stillNamed(l.disk, l.path)
+	if err != nil || info == nil {
+		return false, err
 	}
-	named, err := os.Stat(l.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, plain(err)
-	}
-	if !os.SameFile(have, named) {
-		return false, nil
-	}
-	if have.Size() != 0 || l.opts.Live == nil {
+	if info.Size() != 0 || l.opts.Live == nil {
 		return true, nil
 	}
 	live, err := l.opts.Live(ctx)
@@ -232,7 +222,25 @@ func (l *Ledger) current(ctx context.Context) (bool, error) {
 	if len(live) == 0 {
 		return true, nil
 	}
-	return false, replace(l.path, l.opts, live, nil)
+	return false, replace(l.path, l.opts, live, &remains{})
+}
+
+// stillNamed is what an open file is if the path names it, else nil.
+func stillNamed(disk *os.File, path string) (fs.FileInfo, error) {
+	have, err := disk.Stat()
+	if err != nil {
+		return nil, plain(err)
+	}
+	named, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil //nolint:nilnil // documented: no other file is meant
+	case err != nil:
+		return nil, plain(err)
+	case !os.SameFile(have, named):
+		return nil, nil //nolint:nilnil // documented
+	}
+	return have, nil
 }
 
 // readHeader reads the header of a locked file, and makes the file usable first
@@ -263,14 +271,14 @@ func readHeader(f file, boot string) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	want := slotOffset(head.slots + 1)
+	if err := head.fits(size); err != nil {
+		return header{}, err
+	}
 	switch {
-	case head.dirty && head.slots == 0 && head.committed == 0:
+	case head.started():
 		return clearFile(f, head)
-	case head.dirty && size >= want:
+	case head.dirty:
 		return repair(f, head)
-	case size != want:
-		return header{}, corruptf("file has %d bytes; %d slots make %d", size, head.slots, want)
 	}
 	return head, nil
 }

@@ -212,6 +212,116 @@ func TestCooldown(t *testing.T) {
 	verify(t, l)
 }
 
+// A node's blocks are ranges of one set, the oldest first: the later ones stay
+// empty while the earlier ones have room, so that they can be given back.
+func TestEarlierBlocksFillFirst(t *testing.T) {
+	ctx := context.Background()
+	set := RangeSet{between("10.0.0.1", "10.0.0.62"), between("10.0.0.65", "10.0.0.126"), between("10.0.0.129", "10.0.0.190")}
+	l := newLedger(t, Options{})
+	request := func(n int) Request { return Request{Attachment: pod(n), Sets: []RangeSet{set}} }
+	for n := range 62 + 5 {
+		allocate(t, l, request(n))
+	}
+	release(t, l, pod(40)) // of the first block
+	release(t, l, pod(64)) // of the second
+	wantAddrs(t, allocate(t, l, request(100)), "10.0.0.41")
+	wantAddrs(t, allocate(t, l, request(101)), "10.0.0.70")
+	usage, err := l.Usage(ctx, []RangeSet{{set[0]}, {set[1]}, {set[2]}})
+	if err != nil || usage[0].Taken != 62 || usage[1].Taken != 5 || usage[2].Taken != 0 {
+		t.Fatalf("usage %+v, %v", usage, err)
+	}
+	withdraw(t, l, set[2])
+	for n := range 62 {
+		release(t, l, pod(n))
+	}
+	// Pods come and go, and the second block falls empty without being filled again.
+	for _, n := range []int{62, 63, 65, 66, 101} {
+		release(t, l, pod(n))
+		wantAddrs(t, allocate(t, l, request(200+n)), fmt.Sprintf("10.0.0.%d", map[int]int{62: 1, 63: 2, 65: 3, 66: 4, 101: 5}[n]))
+	}
+	withdraw(t, l, set[1])
+	verify(t, l)
+}
+
+// With a cooldown the order is: what is new or ripe, by range; then, when the set
+// has nothing else, what was released first, of whichever range.
+func TestCooldownOfASet(t *testing.T) {
+	ctx := context.Background()
+	c := newClock()
+	l := newLedger(t, Options{Cooldown: time.Minute, Now: c.now})
+	set := RangeSet{between("10.0.0.1", "10.0.0.2"), between("10.1.0.1", "10.1.0.2"), between("10.2.0.1", "10.2.0.2")}
+	request := func(n int) Request { return Request{Attachment: pod(n), Sets: []RangeSet{set}} }
+	want := func(n int, address string) {
+		t.Helper()
+		wantAddrs(t, allocate(t, l, request(n)), address)
+	}
+	for n, address := range []string{"10.0.0.1", "10.0.0.2", "10.1.0.1", "10.1.0.2"} {
+		want(n, address)
+	}
+	release(t, l, pod(3)) // 10.1.0.2
+	c.advance(30 * time.Second)
+	release(t, l, pod(0)) // 10.0.0.1
+	// Both earlier ranges have only what was just released: new ones of a later range.
+	want(4, "10.2.0.1")
+	c.advance(30 * time.Second)
+	// Now that of the second range is ripe, and comes before what is new behind it.
+	want(5, "10.1.0.2")
+	want(6, "10.2.0.2")
+	release(t, l, pod(6)) // 10.2.0.2
+	release(t, l, pod(5)) // 10.1.0.2
+	c.advance(time.Second)
+	// Nothing else is free: in the order of their release, whatever their range.
+	want(7, "10.0.0.1")
+	want(8, "10.2.0.2")
+	want(9, "10.1.0.2")
+	_, err := l.Allocate(ctx, request(10))
+	wantErr(t, err, ErrFull)
+	release(t, l, pod(8)) // 10.2.0.2
+	release(t, l, pod(1)) // 10.0.0.2
+	c.advance(time.Minute)
+	// Both are ripe: the earlier range's, though it was released later.
+	want(11, "10.0.0.2")
+	verify(t, l)
+}
+
+func TestElsewhere(t *testing.T) {
+	ctx := context.Background()
+	l := newLedger(t, Options{})
+	here := ask(pod(1), between("10.0.0.1", "10.0.0.9"))
+	there := here
+	there.Elsewhere = true
+	held := func(want bool) Allocation {
+		t.Helper()
+		all, err := l.All(ctx)
+		if err != nil || len(all) != 1 || all[0].Elsewhere != want {
+			t.Fatalf("all %+v, %v", all, err)
+		}
+		one, err := l.Lookup(ctx, pod(1))
+		if err != nil || len(one) != 1 || one[0] != all[0] {
+			t.Fatalf("lookup %+v, %v, all %+v", one, err, all)
+		}
+		return one[0]
+	}
+	allocate(t, l, there)
+	wantAddrs(t, allocate(t, l, there), "10.0.0.1")
+	seen := held(true)
+	_, err := l.Allocate(ctx, here)
+	wantErr(t, err, ErrHeld, "10.0.0.1", "elsewhere true")
+	other := seen
+	other.Elsewhere = false
+	if done, err := l.ReleaseIf(ctx, other); done || err != nil {
+		t.Fatalf("what isn't elsewhere was released: %t, %v", done, err)
+	}
+	release(t, l, pod(1))
+	// The record is used again, and nothing of its last holder stays.
+	here.Addresses = addrs("10.0.0.1")
+	wantAddrs(t, allocate(t, l, here), "10.0.0.1")
+	held(false)
+	_, err = l.Allocate(ctx, there)
+	wantErr(t, err, ErrHeld, "elsewhere false")
+	verify(t, l)
+}
+
 func TestRangeChanges(t *testing.T) {
 	ctx := context.Background()
 	l := newLedger(t, Options{})

@@ -191,11 +191,12 @@ func (x *machine) retake() {
 }
 
 func (x *machine) request(req Request) {
+	req.Elsewhere = x.draw("elsewhere", 4) == 0
 	sets := req.Sets
 	inModel := req
 	inModel.Sets = wide(sets)
 	want, wantErr, apply := x.m.allocate(inModel, x.clock.at, x.opts.Cooldown)
-	x.note("allocate for %v fixed %v from %v: %v, %v", req.Attachment, req.Addresses, sets, want, wantErr)
+	x.note("allocate for %v fixed %v elsewhere %t from %v: %v, %v", req.Attachment, req.Addresses, req.Elsewhere, sets, want, wantErr)
 	var got []netip.Addr
 	var err error
 	if !x.try(apply, func(l *Ledger) error { got, err = l.Allocate(context.Background(), req); return err }) {
@@ -245,8 +246,8 @@ func (x *machine) releaseIf() {
 	}
 	seen := x.seen[x.draw("seen", len(x.seen))]
 	k := x.m.known[seen.Address]
-	want := k != nil && k.holder != nil && *k.holder == seen.Attachment && k.since.Equal(seen.Since)
-	x.note("release %v of %v if since %v: %v", seen.Address, seen.Attachment, seen.Since, want)
+	want := k != nil && k.holder != nil && *k.holder == seen.Attachment && k.since.Equal(seen.Since) && k.elsewhere == seen.Elsewhere
+	x.note("release %v of %v if since %v, elsewhere %t: %v", seen.Address, seen.Attachment, seen.Since, seen.Elsewhere, want)
 	apply := func() {
 		if want {
 			x.m.free([]*modelAddr{k}, x.clock.at)
@@ -384,10 +385,18 @@ func (x *machine) usage() {
 	if err != nil {
 		x.fatalf("%v", err)
 	}
+	seen, err := Inspect(context.Background(), x.path, x.opts)
+	if err != nil {
+		x.fatalf("%v", err)
+	}
+	counted, err := seen.Usage(sets)
+	if err != nil {
+		x.fatalf("%v", err)
+	}
 	x.note("usage of %v", sets)
 	for i, set := range sets {
-		if want := x.m.usage(set); usage[i] != want {
-			x.fatalf("usage of %v: got %+v, want %+v", set, usage[i], want)
+		if want := x.m.usage(set); usage[i] != want || counted[i] != want {
+			x.fatalf("usage of %v: got %+v and in a snapshot %+v, want %+v", set, usage[i], counted[i], want)
 		}
 	}
 }

@@ -33,13 +33,14 @@ func (m *model) withdrawn(a netip.Addr) bool {
 }
 
 type modelAddr struct {
-	address  netip.Addr
-	number   int // in the order of first use
-	holder   *Attachment
-	position int
-	since    time.Time
-	freedOp  int
-	freedAt  time.Time
+	address   netip.Addr
+	number    int // in the order of first use
+	holder    *Attachment
+	position  int
+	elsewhere bool
+	since     time.Time
+	freedOp   int
+	freedAt   time.Time
 }
 
 func (m *model) held(a Attachment) []*modelAddr {
@@ -131,7 +132,7 @@ func (m *model) allocate(req Request, now time.Time, cooldown time.Duration) ([]
 				}
 			}
 		}
-		if len(got) != len(req.Sets) || len(held) != len(got) {
+		if len(got) != len(req.Sets) || len(held) != len(got) || held[0].elsewhere != req.Elsewhere {
 			return nil, ErrHeld, nothing
 		}
 		return got, nil, nothing
@@ -160,7 +161,7 @@ func (m *model) allocate(req Request, now time.Time, cooldown time.Duration) ([]
 				m.added++
 			}
 			k := m.known[a]
-			k.holder, k.position, k.since = &req.Attachment, i, now
+			k.holder, k.position, k.elsewhere, k.since = &req.Attachment, i, req.Elsewhere, now
 		}
 	}
 }

@@ -33,6 +33,9 @@ type Request struct {
 	Sets []RangeSet
 	// Addresses are fixed: the set that one lies in gives exactly this one.
 	Addresses []netip.Addr
+	// Elsewhere says that somebody else makes the attachment's interface, whom the
+	// owner of the ledger can't look at: that it isn't among what lives means nothing.
+	Elsewhere bool
 }
 
 // interval is the addresses from first to last, both included.
@@ -191,6 +194,17 @@ func (s *span) gives(a netip.Addr) bool {
 	return !excluded
 }
 
+// less is the span without some intervals: itself where none of them touches it.
+func (s *span) less(gone []interval) *span {
+	holes := within(gone, s.interval)
+	if len(holes) == 0 {
+		return s
+	}
+	rest := &span{interval: s.interval, holes: merge(append(holes, s.holes...))}
+	rest.size = rest.count()
+	return rest
+}
+
 // identity follows from bounds and holes.
 func (s *span) identity() identity {
 	text := append(make([]byte, 0, 64+32*len(s.holes)), "range:"...)
@@ -261,6 +275,7 @@ type order struct {
 	key        identity
 	sets       [][]span
 	fixed      []netip.Addr // by set; the zero Addr where any will do
+	elsewhere  bool
 }
 
 func (r Request) parse() (*order, error) {
@@ -274,7 +289,10 @@ func (r Request) parse() (*order, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &order{attachment: r.Attachment, key: r.Attachment.identity(), sets: sets, fixed: make([]netip.Addr, len(sets))}
+	o := &order{
+		attachment: r.Attachment, key: r.Attachment.identity(), sets: sets,
+		fixed: make([]netip.Addr, len(sets)), elsewhere: r.Elsewhere,
+	}
 	for _, a := range r.Addresses {
 		a = a.Unmap()
 		set := slices.IndexFunc(sets, func(s []span) bool { return spanOf(s, a) >= 0 })

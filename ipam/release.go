@@ -32,7 +32,8 @@ func (l *Ledger) Release(ctx context.Context, a Attachment) ([]netip.Addr, error
 }
 
 // ReleaseIf frees one address if it is still held as the allocation says, by the
-// same attachment since the same time, and says whether it did. Who looked at the
+// same attachment since the same time and with the same Elsewhere, and says
+// whether it did. Who looked at the
 // ledger some time ago frees with it what he saw, and never what was taken since.
 func (l *Ledger) ReleaseIf(ctx context.Context, seen Allocation) (bool, error) {
 	if err := seen.validate(); err != nil {
@@ -57,7 +58,7 @@ func (l *Ledger) ReleaseIf(ctx context.Context, seen Allocation) (bool, error) {
 // heldAs says whether a record is taken as an allocation says. One that was cut
 // is compared as far as it goes; its time tells it from others of that name.
 func (s *slot) heldAs(seen Allocation) bool {
-	if s.state() != stateTaken || int64(s.long(atSince)) != seen.Since.UnixNano() {
+	if s.state() != stateTaken || s.elsewhere() != seen.Elsewhere || int64(s.long(atSince)) != seen.Since.UnixNano() {
 		return false
 	}
 	if !seen.Truncated {

@@ -128,11 +128,5 @@ func (t *tx) open(s *span) (*span, error) {
 	if err != nil {
 		return nil, err
 	}
-	holes := within(gone, s.interval)
-	if len(holes) == 0 {
-		return s, nil
-	}
-	open := &span{interval: s.interval, holes: merge(append(holes, s.holes...))}
-	open.size = open.count()
-	return open, nil
+	return s.less(gone), nil
 }

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/overlay-cni/overlay-cni/ipam"
+)
+
+func interfaces(context.Context, string) ([]ipam.Allocation, error) {
+	return nil, fmt.Errorf("on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}

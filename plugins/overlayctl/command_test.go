@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+)
+
+func TestRun(t *testing.T) {
+	t.Parallel()
+	empty := "--run-dir=" + t.TempDir()
+	for name, test := range map[string]struct {
+		args  string
+		err   error  // nil: it did what it should
+		says  string // what the error or else the output says
+		never string
+	}{
+		"nothing":            {"", errUsage, "no command", ""},
+		"unknown":            {"ipan show", errUsage, `unknown command "ipan show"`, ""},
+		"half":               {"ipam", errUsage, `unknown command "ipam"`, ""},
+		"unknown half":       {"ipam shew --network pods", errUsage, `unknown command "ipam shew"`, ""},
+		"argument":           {"ipam show pods", errUsage, `ipam show: unknown argument "pods"`, ""},
+		"argument, version":  {"--version now", errUsage, `version: unknown argument "now"`, ""},
+		"unknown flag":       {"ipam audit --all", errUsage, "ipam audit: flag provided but not defined: -all", ""},
+		"flag of another":    {"ipam rebuild -o json", errUsage, "not defined: -o", ""},
+		"format":             {"ipam show -o xml", errUsage, `"xml" must be table or json`, ""},
+		"help":               {"help", nil, "ipam rebuild  ", ""},
+		"-h":                 {"-h", nil, "ipam rebuild  ", ""},
+		"--help":             {"--help", nil, "ipam rebuild  ", ""},
+		"help of a command":  {"help ipam show", nil, "(default \"/run/overlay-cni\")", "rebuild"},
+		"command's own help": {"ipam audit -h", nil, "(default \"/var/lib/overlay-cni\")", "rebuild"},
+		"help of unknown":    {"help me", errUsage, `unknown command "me`, ""},
+		"version":            {"version", nil, "overlayctl ", ""},
+		"--version":          {"--version", nil, "overlayctl ", ""},
+		"show":               {"ipam show " + empty, nodestate.ErrNotReady, "no state of any network", ""},
+		"audit":              {"ipam audit -o json " + empty, nodestate.ErrNotReady, "no state of any network", ""},
+		"rebuild":            {"ipam rebuild --network pods " + empty, nodestate.ErrNotReady, "network pods", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			err := run(t.Context(), strings.Fields(test.args), &out)
+			if !errors.Is(err, test.err) {
+				t.Fatalf("got %v, want %v", err, test.err)
+			}
+			said := out.String()
+			if err != nil {
+				said = err.Error()
+			}
+			if !strings.Contains(said, test.says) || test.never != "" && strings.Contains(said, test.never) {
+				t.Errorf("it says\n%s\nwant %q", said, test.says)
+			}
+		})
+	}
+}
+
+// TestCommandsAreListed: the overview has each command, and each explains itself.
+func TestCommandsAreListed(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	if err := run(t.Context(), []string{"help"}, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands() {
+		var one strings.Builder
+		err := run(t.Context(), append([]string{"help"}, strings.Fields(c.name)...), &one)
+		if err != nil || !strings.Contains(one.String(), c.about) || !strings.Contains(all.String(), c.about) {
+			t.Errorf("%s: %v\n%s", c.name, err, one.String())
+		}
+	}
+}
