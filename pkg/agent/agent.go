@@ -23,6 +23,8 @@ const (
 	// Resync is how often a network is looked at though nothing is known to
 	// have changed.
 	Resync = 30 * time.Second
+	// Audit is how often the addresses are audited.
+	Audit = time.Minute
 	// firstRetry and lastRetry bound the wait after a failure.
 	firstRetry = 250 * time.Millisecond
 	// settlePause is the least time between two syncs.
@@ -37,6 +39,8 @@ type Network interface {
 	Sync(ctx context.Context) (*nodestate.State, error)
 	// Watch calls changed when the store has changed since a revision.
 	Watch(ctx context.Context, after store.Revision, changed func()) error
+	// Audit looks for addresses that were leaked, and frees them in the end.
+	Audit(ctx context.Context) error
 }
 
 // Agent runs the tasks.
@@ -60,6 +64,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		t := &task{network: n, agent: a, log: log.With("network", n.Name()), wake: make(chan struct{}, 1), up: make(chan struct{})}
 		tasks.Go(func() error { return t.keep(ctx) })
 		tasks.Go(func() error { return t.watch(ctx) })
+		tasks.Go(func() error { return t.audit(ctx) })
 	}
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -151,6 +156,19 @@ func (t *task) watch(ctx context.Context) error {
 			return err
 		}
 		retry = min(2*retry, lastRetry)
+	}
+}
+
+// audit audits the network's addresses now and then. A failure is told, and that
+// is all: the next audit looks again.
+func (t *task) audit(ctx context.Context) error {
+	for {
+		if err := sleep(ctx, jitter(Audit), nil); err != nil {
+			return err
+		}
+		if err := t.network.Audit(ctx); err != nil && ctx.Err() == nil {
+			t.log.Error("audit failed", "error", err)
+		}
 	}
 }
 

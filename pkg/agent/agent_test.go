@@ -24,7 +24,11 @@ type network struct {
 	// watch is watch i; nil: it lasts until ctx ends.
 	watch func(ctx context.Context, i int, changed func()) error
 
+	// audit is audit i; nil: it succeeds.
+	audit func(i int) error
+
 	mu      sync.Mutex
+	audits  []time.Time
 	syncs   []time.Time
 	watches []time.Time
 	after   []store.Revision // that watches began with
@@ -55,6 +59,16 @@ func (n *network) Watch(ctx context.Context, after store.Revision, changed func(
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+func (n *network) Audit(context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.audits = append(n.audits, time.Now())
+	if n.audit != nil {
+		return n.audit(len(n.audits) - 1)
+	}
+	return nil
 }
 
 func (n *network) counts() (syncs, watches int) {
@@ -331,4 +345,22 @@ func TestStop(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An audit that fails is no reason to stop auditing, nor anything else.
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{name: "pods", audit: func(int) error { return errStore }}
+		began := time.Now()
+		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		time.Sleep(10 * agent.Audit)
+		stop()
+		if len(n.audits) < 10 || len(n.audits) > 13 {
+			t.Errorf("%d audits in %s", len(n.audits), time.Since(began))
+		}
+		if first := n.audits[0].Sub(began); first < agent.Audit*4/5 || first > agent.Audit {
+			t.Errorf("the first after %s", first)
+		}
+	})
 }

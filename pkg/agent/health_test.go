@@ -26,6 +26,8 @@ type quiet struct {
 
 func (q quiet) Name() string { return q.name }
 
+func (q quiet) Audit(context.Context) error { return nil }
+
 func (q quiet) Sync(ctx context.Context) (*nodestate.State, error) {
 	select {
 	case err := <-q.outcomes:

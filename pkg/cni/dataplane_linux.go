@@ -176,58 +176,9 @@ func (Linux) Collect(ctx context.Context, network string, keep []intent.Attachme
 	return (&kernel.Target{Conn: conn}).Apply(ctx, changes)
 }
 
-// Live implements Dataplane. Whose an interface is, its alias says; which
-// addresses are behind it, its routes.
-func (Linux) Live(ctx context.Context, network string) (live []ipam.Allocation, err error) {
-	conn, err := kernel.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	veths, err := conn.Veths(intent.Group(network))
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range veths {
-		objects, err := (&kernel.Target{Conn: conn, Links: []string{v.Name}}).Observe(ctx)
-		if err != nil {
-			return nil, err
-		}
-		found, err := allocations(v.Name, objects)
-		if err != nil {
-			return nil, err
-		}
-		live = append(live, found...)
-	}
-	return live, nil
-}
-
-// allocations are the addresses of the attachment that an interface's objects
-// are of; none where an ADD didn't come to its end. One that came to its end
-// and has no route could have any address, so nothing may be given.
-func allocations(name string, objects []reconcile.Object) ([]ipam.Allocation, error) {
-	var owner ipam.Attachment
-	for _, o := range objects {
-		if alias, ok := o.(kernel.Alias); ok {
-			if a, ok := intent.ParseAlias(alias.Text); ok {
-				owner = ipam.Attachment{ContainerID: a.Container, Interface: a.Interface}
-			}
-		}
-	}
-	if owner.ContainerID == "" {
-		return nil, nil
-	}
-	var found []ipam.Allocation
-	for _, o := range objects {
-		if r, ok := o.(kernel.Route); ok && r.Dst.IsSingleIP() {
-			found = append(found, ipam.Allocation{Attachment: owner, Address: r.Dst.Addr()})
-		}
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: the ledger is lost, and interface %s of %s has no route that says its address; delete that pod",
-			ipam.ErrCorrupt, name, owner)
-	}
-	return found, nil
+// Live implements Dataplane.
+func (Linux) Live(ctx context.Context, network string) ([]ipam.Allocation, error) {
+	return node.Live(ctx, network)
 }
 
 // Status implements Dataplane.

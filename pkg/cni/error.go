@@ -12,6 +12,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/node"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
@@ -63,7 +64,7 @@ func codes() []match {
 		{as[*lease.FieldError], types.ErrInvalidNetworkConfig},
 		{is(nodestate.ErrNotReady), types.ErrTryAgainLater},
 		{is(ipam.ErrFull), types.ErrTryAgainLater},
-		{is(errBusy), types.ErrTryAgainLater},
+		{is(node.ErrBusy), types.ErrTryAgainLater},
 		{is(lease.ErrNoBlock), types.ErrTryAgainLater},
 		{is(ipam.ErrLocked), types.ErrTryAgainLater},
 		{is(store.ErrLocked), types.ErrTryAgainLater},

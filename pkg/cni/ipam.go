@@ -36,8 +36,9 @@ type allocation struct {
 // inProcess is overlay-ipam without a process of its own: addresses come from
 // the node's blocks by the ledger.
 type inProcess struct {
-	ledger string
-	live   func(context.Context) ([]ipam.Allocation, error) // nil: unknown
+	ledger   string
+	cooldown time.Duration
+	live     func(context.Context) ([]ipam.Allocation, error) // nil: unknown
 }
 
 // ledgerPatience bounds the wait for other processes that use the ledger.
@@ -50,7 +51,7 @@ func (i *inProcess) with(ctx context.Context, fn func(context.Context, *ipam.Led
 	if err := os.MkdirAll(filepath.Dir(i.ledger), 0o755); err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	l, err := ipam.OpenLedger(i.ledger, ipam.Options{Live: i.live})
+	l, err := ipam.OpenLedger(i.ledger, ipam.Options{Live: i.live, Cooldown: i.cooldown})
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
-	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/node"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
@@ -73,7 +72,7 @@ func (p *Plugin) Verbs() Verbs {
 	}
 	alone := func(fn func(*call) error) func(*call) error {
 		return func(c *call) error {
-			return exclusively(c.ctx, filepath.Join(c.config.Node.RunDir, "locks"), c.attachment(), func() error { return fn(c) })
+			return node.Exclusively(c.ctx, c.config.Node.RunDir, c.attachment(), func() error { return fn(c) })
 		}
 	}
 	return Verbs{Add: verb(alone(p.add)), Del: verb(alone(p.del)), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}
@@ -103,7 +102,7 @@ func (p *Plugin) parse(ctx context.Context, args *Args) (*call, error) {
 	c := &call{ctx: ctx, args: args, config: conf}
 	if conf.IPAM == config.IPAMType {
 		c.ipam = &inProcess{
-			ledger: conf.Node.LedgerPath(conf.Network),
+			ledger: conf.Node.LedgerPath(conf.Network), cooldown: conf.Cooldown,
 			live: func(ctx context.Context) ([]ipam.Allocation, error) {
 				return p.Dataplane.Live(ctx, conf.Network)
 			},
@@ -130,9 +129,8 @@ func (p *Plugin) state(c *call) (*nodestate.State, error) {
 // usable returns the state if addresses may be given out.
 func (p *Plugin) usable(c *call) (*nodestate.State, error) {
 	s, err := p.state(c)
-	if err == nil && s.Expired(time.Now()) {
-		return nil, fmt.Errorf("%w: the lease of %v in network %s expired at %s and was not renewed",
-			nodestate.ErrNotReady, s.Blocks(), s.Network.Name, s.Expires.Format(time.RFC3339))
+	if err == nil {
+		err = usable(s)
 	}
 	return s, err
 }

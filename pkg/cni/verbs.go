@@ -37,7 +37,7 @@ func (p *Plugin) add(c *call) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, attacher.Close()) }()
-	given, err := c.ipam.add(c, state)
+	given, err := p.allocate(c, state)
 	if err != nil {
 		return err
 	}
@@ -46,6 +46,16 @@ func (p *Plugin) add(c *call) (err error) {
 		return errors.Join(err, p.undo(c))
 	}
 	return p.finish(c, pod, &given, previous)
+}
+
+// allocate gets the attachment its addresses.
+func (p *Plugin) allocate(c *call, state *nodestate.State) (given allocation, err error) {
+	read := func() (*nodestate.State, error) { return p.usable(c) }
+	err = withBlocks(c.ctx, state, read, func(s *nodestate.State) (err error) {
+		given, err = c.ipam.add(c, s)
+		return err
+	})
+	return given, err
 }
 
 // undoTime is what undoing an ADD may take, also when its own time is over.

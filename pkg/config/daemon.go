@@ -19,8 +19,10 @@ type Daemon struct {
 	Health netip.AddrPort
 	// LeaseTTL is how long a lease lasts without being renewed.
 	LeaseTTL time.Duration
-	Networks []lease.Network
-	Warnings []string
+	// LeaseGrace is how long a block of a pool stays after its last pod.
+	LeaseGrace time.Duration
+	Networks   []lease.Network
+	Warnings   []string
 }
 
 // DefaultHealth is where health is served unless said otherwise.
@@ -34,7 +36,7 @@ func ParseDaemon(data []byte) (*Daemon, error) {
 	c := &Daemon{
 		Node:     Node{RunDir: DefaultRunDir, DataDir: DefaultDataDir},
 		Health:   netip.MustParseAddrPort(DefaultHealth),
-		LeaseTTL: lease.DefaultTTL,
+		LeaseTTL: lease.DefaultTTL, LeaseGrace: lease.DefaultGrace,
 	}
 	d := decode(data, &c.Warnings)
 	parseNode(d, &c.Node)
@@ -79,14 +81,8 @@ func (c *Daemon) parseLease(d *decoder) {
 	if !ok {
 		return
 	}
-	var text string
-	if field(l, "ttl", "a duration", &text) {
-		ttl, err := time.ParseDuration(text)
-		if err != nil || ttl < MinLeaseTTL {
-			d.fail("lease.ttl", []byte(text), "must be a duration such as 24h, at least %s", MinLeaseTTL)
-		}
-		c.LeaseTTL = ttl
-	}
+	duration(l, "ttl", MinLeaseTTL, &c.LeaseTTL)
+	duration(l, "grace", 0, &c.LeaseGrace)
 	d.join(l.finish())
 }
 

@@ -146,14 +146,18 @@ func (d *decoder) prefixes(name string) []netip.Prefix {
 	field(d, name, "a list of CIDRs", &texts)
 	prefixes := make([]netip.Prefix, 0, len(texts))
 	for i, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			d.fail(fmt.Sprintf("%s[%d]", name, i), []byte(text), "is not a CIDR such as 10.244.0.0/16 or fd00:10:244::/48")
-			return nil
-		}
-		prefixes = append(prefixes, p)
+		prefixes = append(prefixes, d.prefix(fmt.Sprintf("%s[%d]", name, i), text))
 	}
 	return prefixes
+}
+
+// prefix decodes a CIDR.
+func (d *decoder) prefix(name, text string) netip.Prefix {
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		d.fail(name, []byte(text), "is not a CIDR such as 10.244.0.0/16 or fd00:10:244::/48")
+	}
+	return p
 }
 
 // parseAddress decodes an address, with or without a prefix length. An

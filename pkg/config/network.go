@@ -2,7 +2,10 @@ package config
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"math"
+	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
@@ -22,6 +25,11 @@ func network(d *decoder, name string) (lease.Network, error) {
 		field(d, "name", "a string", &n.Name)
 	}
 	n.CIDRs = d.prefixes("cidrs")
+	n.Pools = pools(d)
+	if len(n.CIDRs) > 0 && n.Pooled() {
+		d.fail("pools", nil, "can't stand beside cidrs: each pool has its own")
+	}
+	field(d, "windows", "true or false", &n.Windows)
 	if lengths, ok := d.object("blockLength"); ok {
 		if v, ok := lengths.number("ipv4", 1, 30); ok {
 			n.BlockLength.IPv4 = int(v)
@@ -53,6 +61,39 @@ func network(d *decoder, name string) (lease.Network, error) {
 		return lease.Network{}, within(d.path, err)
 	}
 	return n, nil
+}
+
+// pools reads a list of pools.
+func pools(d *decoder) []lease.Pool {
+	var raws []json.RawMessage
+	field(d, "pools", "a list of pools", &raws)
+	found := make([]lease.Pool, 0, len(raws))
+	for i, raw := range raws {
+		at := fmt.Sprintf("%spools[%d]", d.path, i)
+		sub := &decoder{path: at + ".", warnings: d.warnings}
+		if err := json.Unmarshal(raw, &sub.fields); err != nil {
+			d.join(lease.Invalid(at, strings.Trim(string(raw), `"`), "is not an object"))
+			return nil
+		}
+		found = append(found, pool(sub))
+		d.join(sub.finish())
+	}
+	return found
+}
+
+func pool(d *decoder) lease.Pool {
+	var p lease.Pool
+	var cidr string
+	if field(d, "cidr", "a CIDR", &cidr) {
+		p.CIDR = d.prefix("cidr", cidr)
+	} else {
+		d.fail("cidr", nil, "is missing")
+	}
+	if v, ok := d.number("blockLength", 1, 126); ok {
+		p.BlockLength = int(v)
+	}
+	field(d, "nodeSelector", "an object of strings", &p.NodeSelector)
+	return p
 }
 
 // mtu is a number or "auto".

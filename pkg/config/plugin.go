@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -32,6 +33,9 @@ type Plugin struct {
 	// MAC and Addresses are what the runtime asks for.
 	MAC       ether.Addr
 	Addresses []netip.Addr
+	// Cooldown is how long a freed address isn't given again while there is
+	// another.
+	Cooldown time.Duration
 	// Routes that the pod gets over this interface; nil: all.
 	Routes []netip.Prefix
 	DNS    types.DNS
@@ -49,6 +53,8 @@ type Node struct {
 	RunDir, DataDir string
 	Underlay        string // the interface; "": that of the default route
 	Firewall        firewall.Backend
+	// Labels are what pools select nodes by.
+	Labels map[string]string
 }
 
 // Default directories.
@@ -155,6 +161,7 @@ func parseNode(d *decoder, n *Node) {
 	if d.err == nil {
 		d.join(lease.ValidateName(d.path+"node", n.Name))
 	}
+	field(d, "labels", "an object of strings", &n.Labels)
 	directory(d, "runDir", &n.RunDir)
 	directory(d, "dataDir", &n.DataDir)
 	if u, ok := d.object("underlay"); ok {
@@ -177,7 +184,7 @@ func directory(d *decoder, name string, into *string) {
 }
 
 func (c *Plugin) parseIPAM(d *decoder) {
-	c.IPAM = IPAMType
+	c.IPAM, c.Cooldown = IPAMType, DefaultCooldown
 	sub, ok := d.object("ipam")
 	if !ok {
 		return
@@ -191,7 +198,25 @@ func (c *Plugin) parseIPAM(d *decoder) {
 		return // the rest is the other plugin's
 	}
 	c.Routes = routes(sub)
+	duration(sub, "cooldown", 0, &c.Cooldown)
 	d.join(sub.finish())
+}
+
+// DefaultCooldown keeps an address from a new pod while others may still talk
+// to the old one.
+const DefaultCooldown = 30 * time.Second
+
+// duration reads a field such as "30s".
+func duration(d *decoder, name string, least time.Duration, into *time.Duration) {
+	var text string
+	if !field(d, name, "a duration", &text) {
+		return
+	}
+	v, err := time.ParseDuration(text)
+	if err != nil || v < least {
+		d.fail(name, []byte(text), "must be a duration such as 30s or 24h, at least %s", least)
+	}
+	*into = v
 }
 
 // routes reads a list of CNI routes; only their destinations matter to us, for

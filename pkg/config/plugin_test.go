@@ -2,7 +2,9 @@ package config_test
 
 import (
 	"errors"
+	"reflect"
 	"testing"
+	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
@@ -160,8 +162,9 @@ func TestParsePluginEverything(t *testing.T) {
 		"disableCheck": true, "cni.dev/something": 1, "future": {}, "daemon": false,
 		"network": {"cidrs": ["10.1.0.0/16", "fd00::/48"], "name": "other", "vni": 7},
 		"node": "node-1", "runDir": "/r", "dataDir": "/d", "underlay": {"interface": "eth1"}, "firewall": "nftables",
+		"labels": {"zone": "a"},
 		"dns": {"nameservers": ["10.0.0.10"], "search": ["example.org"]},
-		"ipam": {"type": "overlay-ipam", "routes": [{"dst": "10.0.0.0/8", "gw": "10.1.0.1"}, {"dst": "::/0"}], "pool": "x"},
+		"ipam": {"type": "overlay-ipam", "routes": [{"dst": "10.0.0.0/8", "gw": "10.1.0.1"}, {"dst": "::/0"}], "cooldown": "5s", "pool": "x"},
 		"runtimeConfig": {"mac": "0E-00-00-00-00-01", "ips": ["10.1.0.5/16", "::ffff:10.1.0.7"], "portMappings": []},
 		"args": {"cni": {"ips": ["fd00::5"], "labels": []}, "other": 1},
 		"prevResult": {"cniVersion": "1.1.0"},
@@ -175,7 +178,13 @@ func TestParsePluginEverything(t *testing.T) {
 	if c.Spec == nil || !c.Spec.Equal(&want) {
 		t.Errorf("the specification is %+v, want %+v", c.Spec, want)
 	}
-	checkEqual(t, "node", c.Node, config.Node{Name: "node-1", RunDir: "/r", DataDir: "/d", Underlay: "eth1", Firewall: firewall.Nftables})
+	wantNode := config.Node{
+		Name: "node-1", RunDir: "/r", DataDir: "/d", Underlay: "eth1", Firewall: firewall.Nftables, Labels: map[string]string{"zone": "a"},
+	}
+	if !reflect.DeepEqual(c.Node, wantNode) {
+		t.Errorf("the node is %+v, want %+v", c.Node, wantNode)
+	}
+	checkEqual(t, "cooldown", c.Cooldown, 5*time.Second)
 	checkEqual(t, "MAC", c.MAC.String(), "0e:00:00:00:00:01")
 	checkSlice(t, "addresses", c.Addresses, addrs("10.1.0.5", "10.1.0.7", "fd00::5", "10.1.0.6")...)
 	checkSlice(t, "routes", c.Routes, prefixes("10.0.0.0/8", "::/0")...)

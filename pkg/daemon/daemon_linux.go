@@ -48,7 +48,8 @@ func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) (err error) {
 	var networks []agent.Network
 	for _, spec := range c.Networks {
 		networks = append(networks, &node.Network{
-			Spec: spec, Node: c.Node.Name, Instance: instance, RunDir: c.Node.RunDir, Underlay: c.Node.Underlay,
+			Spec: spec, Node: c.Node.Name, Instance: instance, Labels: c.Node.Labels, Underlay: c.Node.Underlay,
+			RunDir: c.Node.RunDir, Ledger: c.Node.LedgerPath(spec.Name), Grace: c.LeaseGrace, AuditGrace: node.DefaultAuditGrace,
 			Firewall: firewall.Firewall{Backend: c.Node.Firewall, Chains: xtables.Open}, Log: log,
 			Registry: &lease.Registry{Store: s, TTL: c.LeaseTTL},
 		})

@@ -4,6 +4,7 @@
 package intent
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -82,7 +83,7 @@ func (f *Facts) Validate() error {
 	for i, p := range f.Network.CIDRs {
 		for _, a := range f.Underlay.Addresses {
 			if p.Contains(a) {
-				return lease.Invalid(fmt.Sprintf("cidrs[%d]", i), p, "contains the node's own address %s of interface %s", a, f.Underlay.Interface)
+				return lease.Invalid(f.Network.CIDRField(i), p, "contains the node's own address %s of interface %s", a, f.Underlay.Interface)
 			}
 		}
 	}
@@ -100,14 +101,20 @@ func (f *Facts) outer() (netip.Addr, int, error) {
 	return local, mtu, err
 }
 
-// split tells our own blocks from the others' leases.
+// split tells our own blocks, in the order in which they were claimed, from the
+// others' leases.
 func split(f *Facts) (own []netip.Prefix, others []lease.Lease) {
+	var claimed []lease.Lease
 	for _, l := range f.Leases {
 		if l.Node == f.Node || f.Instance != "" && l.Instance == f.Instance {
-			own = append(own, l.Block)
+			claimed = append(claimed, l)
 		} else {
 			others = append(others, l)
 		}
+	}
+	slices.SortStableFunc(claimed, func(a, b lease.Lease) int { return cmp.Compare(a.Index, b.Index) })
+	for i := range claimed {
+		own = append(own, claimed[i].Block)
 	}
 	return own, others
 }

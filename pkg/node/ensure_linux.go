@@ -31,7 +31,8 @@ func Ensure(ctx context.Context, c *config.Node, spec *lease.Network, log *slog.
 		return nil, err
 	}
 	n := &Network{
-		Spec: *spec, Node: c.Name, Instance: instance, Registry: &lease.Registry{Store: s}, RunDir: c.RunDir,
+		Spec: *spec, Node: c.Name, Instance: instance, Labels: c.Labels, Registry: &lease.Registry{Store: s},
+		RunDir: c.RunDir, Ledger: c.LedgerPath(spec.Name), Grace: lease.DefaultGrace,
 		Underlay: c.Underlay, Firewall: firewall.Firewall{Backend: c.Firewall}, Log: log,
 	}
 	if state, err := n.current(ctx, s); state != nil || err != nil {
@@ -64,9 +65,14 @@ func (n *Network) current(ctx context.Context, s *local.Store) (*nodestate.State
 	if err != nil {
 		return nil, fmt.Errorf("read revision of the store: %w", err)
 	}
-	if revision != state.Revision || !state.Network.Equal(&n.Spec) || state.Node != n.Node ||
+	if revision != state.Revision || !n.Spec.Within(&state.Network) || state.Node != n.Node ||
 		state.Underlay != n.Underlay || state.Firewall != n.Firewall.Backend || !n.present(state) {
 		return nil, nil //nolint:nilnil // no state is an answer here
+	}
+	if n.Spec.Pooled() {
+		if d, err := n.look(ctx, state.Blocks()); !d.None() || err != nil {
+			return nil, err
+		}
 	}
 	return state, nil
 }

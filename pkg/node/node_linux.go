@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
@@ -26,19 +30,32 @@ type Network struct {
 	Spec     lease.Network
 	Node     string
 	Instance string // the machine's own, whatever its name
+	Labels   map[string]string
 	Registry *lease.Registry
 	RunDir   string
-	Underlay string // the interface; "": that of the default route
-	Firewall firewall.Firewall
-	Log      *slog.Logger
+	Ledger   string // the file of the network's ledger
+	// Grace is how long a block of a pooled network stays after its last pod.
+	Grace time.Duration
+	// AuditGrace is how long an address must have been leaked before Audit
+	// frees it.
+	AuditGrace time.Duration
+	Underlay   string // the interface; "": that of the default route
+	Firewall   firewall.Firewall
+	Log        *slog.Logger
 
 	unreachable []string // as last warned of
+	blocks      blocks
+	audit       auditor
 }
 
 // Sync brings the node to what it should be, and returns the state written for
 // the plugin. Nothing is changed before the store's leases are known.
 func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
-	fresh, err := n.isFresh(ctx)
+	previous, fresh, err := n.previous(ctx)
+	if err != nil {
+		return nil, err
+	}
+	started, err := now()
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +63,7 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, problem := n.balance(ctx, n.claim(facts), own)
 	view, err := n.Registry.View(ctx, n.Spec.Name)
 	if err != nil {
 		return nil, err
@@ -63,13 +81,15 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 		return nil, err
 	}
 	state := &nodestate.State{
-		Network: n.Spec, Node: n.Node, Underlay: n.Underlay, Firewall: n.Firewall.Backend,
-		VTEP: want.VTEP, Expires: earliest(own), Revision: view.Revision,
+		Network: facts.Network, Node: n.Node, Underlay: n.Underlay, Firewall: n.Firewall.Backend,
+		VTEP: want.VTEP, Expires: earliest(own), Revision: view.Revision, Problem: problem,
 	}
+	state.Deadline = started.deadline(state.Expires, previous)
 	return state, nodestate.Write(n.RunDir, state)
 }
 
-// acquire registers the network and makes sure of the node's leases.
+// acquire registers the network, which may have more pools than we know, and
+// makes sure of the node's leases.
 func (n *Network) acquire(ctx context.Context) (*intent.Facts, []lease.Lease, error) {
 	u, err := underlay.Find(n.Underlay)
 	if err != nil {
@@ -79,27 +99,40 @@ func (n *Network) acquire(ctx context.Context) (*intent.Facts, []lease.Lease, er
 	if err := facts.Validate(); err != nil { // before a lease is claimed for nothing
 		return nil, nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
-	if err := n.Registry.Join(ctx, &n.Spec); err != nil {
+	if facts.Network, err = n.Registry.Join(ctx, &n.Spec); err != nil {
 		return nil, nil, err
 	}
-	own, err := n.Registry.Acquire(ctx, &lease.Claim{
-		Network: n.Spec, Node: n.Node, Instance: n.Instance,
-		VTEP: lease.VTEP{Underlay: u.Addresses, MAC: n.Spec.MAC(n.Node)},
-	})
+	own, err := n.Registry.Acquire(ctx, n.claim(facts))
 	return facts, own, err
 }
 
-// isFresh says whether the node has nothing of the network yet: no state, and
-// no lease. What a first sync that fails has made is then undone.
-func (n *Network) isFresh(ctx context.Context) (bool, error) {
-	if _, err := nodestate.Read(n.RunDir, n.Spec.Name); !errors.Is(err, nodestate.ErrNotReady) {
-		return false, err
+// claim is what the node wants of the network.
+func (n *Network) claim(f *intent.Facts) *lease.Claim {
+	return &lease.Claim{
+		Network: f.Network, Node: n.Node, Instance: n.Instance, Labels: n.labels(),
+		VTEP: lease.VTEP{Underlay: f.Underlay.Addresses, MAC: f.Network.MAC(n.Node)},
+	}
+}
+
+// labels are the node's, and those that every node has.
+func (n *Network) labels() map[string]string {
+	labels := map[string]string{"kubernetes.io/hostname": n.Node, "kubernetes.io/os": runtime.GOOS, "kubernetes.io/arch": runtime.GOARCH}
+	maps.Copy(labels, n.Labels)
+	return labels
+}
+
+// previous returns the state that the node has, or nil. A node is fresh that has
+// neither state nor lease: what a first sync that fails has made is then undone.
+func (n *Network) previous(ctx context.Context) (state *nodestate.State, fresh bool, err error) {
+	state, err = nodestate.Read(n.RunDir, n.Spec.Name)
+	if err == nil || !errors.Is(err, nodestate.ErrNotReady) {
+		return state, false, err
 	}
 	view, err := n.Registry.View(ctx, n.Spec.Name)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	return !slices.ContainsFunc(view.Leases, func(l lease.Lease) bool { return l.Node == n.Node }), nil
+	return nil, !slices.ContainsFunc(view.Leases, func(l lease.Lease) bool { return l.Node == n.Node }), nil
 }
 
 // Pods returns how many pods of the network the node has.
@@ -182,7 +215,13 @@ func earliest(leases []lease.Lease) time.Time {
 // Name returns the network's name.
 func (n *Network) Name() string { return n.Spec.Name }
 
-// Watch calls changed when the network's leases have changed since a revision.
+// Watch calls changed when the network's leases have changed since a revision,
+// or the node needs another block.
 func (n *Network) Watch(ctx context.Context, after store.Revision, changed func()) error {
-	return n.Registry.Watch(ctx, n.Spec.Name, after, changed)
+	watches, ctx := errgroup.WithContext(ctx)
+	watches.Go(func() error { return n.Registry.Watch(ctx, n.Spec.Name, after, changed) })
+	if n.Spec.Pooled() {
+		watches.Go(func() error { return n.watchLedger(ctx, changed) })
+	}
+	return watches.Wait()
 }

@@ -82,7 +82,7 @@ func join(t testing.TB, h *lab.Node, dir string) *member {
 	return &member{
 		Network: &node.Network{
 			Spec: spec(), Node: h.Name(), Registry: &lease.Registry{Store: s},
-			RunDir: h.RunDir(), Firewall: firewall.Firewall{Backend: firewall.Auto}, Log: j.logger(),
+			RunDir: h.RunDir(), Ledger: filepath.Join(h.Dir(), "ipam", "pods.ledger"), Firewall: firewall.Firewall{Backend: firewall.Auto}, Log: j.logger(),
 		},
 		host: h, store: s, log: j,
 	}
@@ -288,7 +288,7 @@ func TestSyncRefuses(t *testing.T) {
 			prepare: func(t testing.TB, m *member) {
 				other := spec()
 				other.VNI = 9
-				if err := m.Registry.Join(t.Context(), &other); err != nil {
+				if _, err := m.Registry.Join(t.Context(), &other); err != nil {
 					t.Fatal(err)
 				}
 			},

@@ -37,7 +37,12 @@ type State struct {
 	// VTEP is what STATUS compares the device with.
 	VTEP vtep.Spec `json:"vtep"`
 	// Expires is when the lease ends unless it is renewed; zero: never.
-	Expires time.Time `json:"expires,omitzero"`
+	// Deadline is the same by the time since the machine was started, which
+	// nobody sets.
+	Expires  time.Time     `json:"expires,omitzero"`
+	Deadline time.Duration `json:"deadline,omitempty"`
+	// Problem says why the node got no further block, if it needs one.
+	Problem string `json:"problem,omitempty"`
 	// Revision of the store that the node's peers were programmed from.
 	Revision store.Revision `json:"revision"`
 }
@@ -45,9 +50,10 @@ type State struct {
 // Blocks are the node's own.
 func (s *State) Blocks() []netip.Prefix { return s.VTEP.Blocks }
 
-// Expired says whether the node may no longer give addresses out.
-func (s *State) Expired(now time.Time) bool {
-	return !s.Expires.IsZero() && !now.Before(s.Expires)
+// Expired says whether the node may no longer give addresses out, by either
+// clock.
+func (s *State) Expired(now time.Time, uptime time.Duration) bool {
+	return !s.Expires.IsZero() && (!now.Before(s.Expires) || uptime >= s.Deadline)
 }
 
 // Path returns the file of a network.

@@ -26,6 +26,7 @@ func state(revision store.Revision) *nodestate.State {
 	}.Complete()
 	return &nodestate.State{
 		Network: n, Node: "a", Revision: revision, Expires: time.Unix(1_700_000_000, 0).UTC(),
+		Deadline: time.Hour, Problem: "no free block",
 		VTEP: vtep.Spec{
 			Device: "ovx4096", VNI: 4096, Port: 4789, Local: netip.MustParseAddr("192.0.2.1"), MAC: n.MAC("a"), MTU: 1400,
 			Blocks: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:0:0:1::/64")}, Within: n.CIDRs,
@@ -204,13 +205,16 @@ func TestReadersSeeAWholeState(t *testing.T) {
 func TestExpired(t *testing.T) {
 	t.Parallel()
 	s := state(1)
-	for after, want := range map[time.Duration]bool{-1: false, 0: true, 1: true} {
-		if s.Expired(s.Expires.Add(after)) != want {
-			t.Errorf("%s after its end: expired should be %t", after, want)
+	for _, test := range []struct {
+		wall, uptime time.Duration // after its end by either clock
+		want         bool
+	}{{-1, -1, false}, {0, -1, true}, {1, -1, true}, {-1, 0, true}, {-time.Hour, 1, true}} {
+		if s.Expired(s.Expires.Add(test.wall), s.Deadline+test.uptime) != test.want {
+			t.Errorf("%s and %s after its end: expired should be %t", test.wall, test.uptime, test.want)
 		}
 	}
 	s.Expires = time.Time{}
-	if s.Expired(time.Now()) {
+	if s.Expired(time.Now(), 1000*time.Hour) {
 		t.Error("what has no end expired")
 	}
 }

@@ -1,4 +1,4 @@
-package cni
+package node
 
 import (
 	"context"
@@ -12,14 +12,19 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 )
 
-// exclusively keeps ADD and DEL of one attachment from running at the same
-// time. The specification leaves that to the runtime, but one that was killed
-// and restarted may have left an ADD behind that still runs: its address would
-// be freed by the DEL, and used by the ADD all the same.
+// ErrBusy says that another call for an attachment hasn't ended.
+var ErrBusy = errors.New("attachment is busy")
+
+// Exclusively keeps ADD and DEL of one attachment, and whoever frees what it
+// leaked, from running at the same time. The specification leaves that to the
+// runtime, but one that was killed and restarted may have left an ADD behind
+// that still runs: its address would be freed by the DEL, and used by the ADD
+// all the same. The error wraps ErrBusy when ctx ends first.
 //
 // The locks are a fixed number of files, so that none need ever be removed;
 // attachments that share one wait for each other, which does no harm.
-func exclusively(ctx context.Context, dir string, a intent.Attachment, fn func() error) (err error) {
+func Exclusively(ctx context.Context, runDir string, a intent.Attachment, fn func() error) (err error) {
+	dir := filepath.Join(runDir, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("lock attachment: %w", err)
 	}
@@ -30,10 +35,7 @@ func exclusively(ctx context.Context, dir string, a intent.Attachment, fn func()
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := filelock.Wait(ctx, f, filelock.Exclusive); err != nil {
-		return fmt.Errorf("%w: another call for %s hasn't ended: %w", errBusy, a.HostInterface(), err)
+		return fmt.Errorf("%w: another call for %s hasn't ended: %w", ErrBusy, a.HostInterface(), err)
 	}
 	return fn()
 }
-
-// errBusy: see exclusively.
-var errBusy = errors.New("attachment is busy")
