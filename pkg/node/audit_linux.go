@@ -29,9 +29,7 @@ type auditor struct {
 // at least; one that a pod has and the ledger doesn't know is written into it;
 // what else differs is for people to decide, and told when it changes.
 func (n *Network) Audit(ctx context.Context) (err error) {
-	n.blocks.mu.Lock()
-	own := slices.Clone(n.blocks.own)
-	n.blocks.mu.Unlock()
+	own := n.blocks().Own()
 	if len(own) == 0 {
 		return nil // not synced yet
 	}

@@ -70,7 +70,7 @@ func (n *Network) current(ctx context.Context, s *local.Store) (*nodestate.State
 		return nil, nil //nolint:nilnil // no state is an answer here
 	}
 	if n.Spec.Pooled() {
-		if d, err := n.look(ctx, state.Blocks()); !d.None() || err != nil {
+		if d, err := n.blocks().Look(ctx, state.Blocks()); !d.None() || err != nil {
 			return nil, err
 		}
 	}

@@ -7,12 +7,17 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlay-cni/overlay-cni/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/blocks"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
@@ -44,7 +49,8 @@ type Network struct {
 	Log        *slog.Logger
 
 	unreachable []string // as last warned of
-	blocks      blocks
+	once        sync.Once
+	keeper      *blocks.Keeper
 	audit       auditor
 }
 
@@ -63,7 +69,7 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, problem := n.balance(ctx, n.claim(facts), own)
+	own, problem := n.blocks().Balance(ctx, n.claim(facts), own)
 	view, err := n.Registry.View(ctx, n.Spec.Name)
 	if err != nil {
 		return nil, err
@@ -112,6 +118,26 @@ func (n *Network) claim(f *intent.Facts) *lease.Claim {
 		Network: f.Network, Node: n.Node, Instance: n.Instance, Labels: n.labels(),
 		VTEP: lease.VTEP{Underlay: f.Underlay.Addresses, MAC: f.Network.MAC(n.Node)},
 	}
+}
+
+// blocks keeps the node's blocks of the network.
+func (n *Network) blocks() *blocks.Keeper {
+	n.once.Do(func() {
+		n.keeper = &blocks.Keeper{
+			Registry: n.Registry, Open: n.openLedger, Pooled: n.Spec.Pooled(), Grace: n.Grace, Log: n.Log.With("network", n.Spec.Name),
+		}
+	})
+	return n.keeper
+}
+
+// openLedger opens the network's ledger; one that was lost is restored.
+func (n *Network) openLedger() (*ipam.Ledger, error) {
+	if err := os.MkdirAll(filepath.Dir(n.Ledger), 0o755); err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	return ipam.OpenLedger(n.Ledger, ipam.Options{
+		Live: func(ctx context.Context) ([]ipam.Allocation, error) { return Live(ctx, n.Spec.Name) },
+	})
 }
 
 // labels are the node's, and those that every node has.
@@ -221,7 +247,7 @@ func (n *Network) Watch(ctx context.Context, after store.Revision, changed func(
 	watches, ctx := errgroup.WithContext(ctx)
 	watches.Go(func() error { return n.Registry.Watch(ctx, n.Spec.Name, after, changed) })
 	if n.Spec.Pooled() {
-		watches.Go(func() error { return n.watchLedger(ctx, changed) })
+		watches.Go(func() error { return n.blocks().Watch(ctx, n.Ledger, changed) })
 	}
 	return watches.Wait()
 }
