@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -321,4 +323,32 @@ func patch(content, data []byte) []byte {
 	}
 	le.PutUint32(content[dynamicOffset+dynamicSize-4:], checksum(content[dynamicOffset:dynamicOffset+dynamicSize-4]))
 	return content
+}
+
+// TestLostWithAnUnknownAddress: an attachment that lives with nobody knows which
+// address keeps all others from being given.
+func TestLostWithAnUnknownAddress(t *testing.T) {
+	t.Parallel()
+	live := []Allocation{
+		{Attachment: Attachment{"c1", "eth0"}, Address: netip.MustParseAddr("10.0.0.2")},
+		{Attachment: Attachment{"c2", "eth0"}},
+	}
+	l, err := OpenLedger(filepath.Join(t.TempDir(), "ledger"), Options{
+		BootID: "b", Live: func(context.Context) ([]Allocation, error) { return live, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := Request{Attachment: Attachment{"c3", "eth0"}, Sets: []RangeSet{{{First: netip.MustParseAddr("10.0.0.1"), Last: netip.MustParseAddr("10.0.0.9")}}}}
+	if _, err := l.Allocate(t.Context(), request); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "container c2 interface eth0") {
+		t.Errorf("got %v", err)
+	}
+	live = live[:1] // deleted, as the error says
+	got, err := l.Allocate(t.Context(), request)
+	if err != nil || got[0] == live[0].Address {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -26,8 +26,9 @@ type Options struct {
 	// Now is the clock, time.Now if nil.
 	Now func() time.Time
 	// Live, if not nil, lists the addresses in use when there is no ledger, so that
-	// one that was lost is restored before it gives its first address. It is called
-	// with the ledger locked and must not use it.
+	// one that was lost is restored before it gives its first address. An attachment
+	// whose address isn't known, listed with the zero Addr, keeps it from that: the
+	// address could be any. It is called with the ledger locked and must not use it.
 	Live func(context.Context) ([]Allocation, error)
 
 	wrap func(file) file // lets tests come between
@@ -221,6 +222,11 @@ func (l *Ledger) current(ctx context.Context) (bool, error) {
 	}
 	if len(live) == 0 {
 		return true, nil
+	}
+	for _, a := range live {
+		if !a.Address.IsValid() {
+			return false, corruptf("it is lost, and which address %s has isn't known; delete that container", a.Attachment)
+		}
 	}
 	return false, replace(l.path, l.opts, live, &remains{})
 }

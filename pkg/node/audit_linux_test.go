@@ -168,3 +168,17 @@ func (m *member) inUse(t testing.TB, a intent.Attachment, fn func()) error {
 	}
 	return err
 }
+
+// TestAuditOfAPodWithoutRoutes: it lives, so what it holds hasn't leaked.
+func TestAuditOfAPodWithoutRoutes(t *testing.T) {
+	t.Parallel()
+	m, l, s := newAudited(t)
+	take(t, l, s, 0, 1)
+	m.attach(t, pod(0))
+	for range 3 {
+		m.mustAudit(t)
+	}
+	if who := holders(t, l); len(who) != 1 {
+		t.Errorf("held by %v", who)
+	}
+}

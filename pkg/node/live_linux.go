@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
@@ -28,19 +27,15 @@ func Live(ctx context.Context, network string) (live []ipam.Allocation, err erro
 		if err != nil {
 			return nil, err
 		}
-		found, err := allocations(v.Name, objects)
-		if err != nil {
-			return nil, err
-		}
-		live = append(live, found...)
+		live = append(live, allocations(objects)...)
 	}
 	return live, nil
 }
 
 // allocations are the addresses of the attachment that an interface's objects
-// are of; none where an ADD didn't come to its end. One that came to its end
-// and has no route could have any address, so nothing may be given.
-func allocations(name string, objects []reconcile.Object) ([]ipam.Allocation, error) {
+// are of; none where an ADD didn't come to its end, and the zero Addr where it
+// did and no route says which address it has.
+func allocations(objects []reconcile.Object) []ipam.Allocation {
 	var owner ipam.Attachment
 	for _, o := range objects {
 		if alias, ok := o.(kernel.Alias); ok {
@@ -50,7 +45,7 @@ func allocations(name string, objects []reconcile.Object) ([]ipam.Allocation, er
 		}
 	}
 	if owner.ContainerID == "" {
-		return nil, nil
+		return nil
 	}
 	var found []ipam.Allocation
 	for _, o := range objects {
@@ -59,8 +54,7 @@ func allocations(name string, objects []reconcile.Object) ([]ipam.Allocation, er
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: the ledger is lost, and interface %s of %s has no route that says its address; delete that pod",
-			ipam.ErrCorrupt, name, owner)
+		return []ipam.Allocation{{Attachment: owner}}
 	}
-	return found, nil
+	return found
 }
