@@ -4,7 +4,7 @@ package ipam
 
 import "errors"
 
-// bootID isn't known on this system.
-func bootID() (string, error) {
+// BootID isn't known on this system.
+func BootID() (string, error) {
 	return "", errors.New("this system doesn't name its boots; set Options.BootID")
 }

@@ -39,7 +39,7 @@ const defaultLockWait = 10 * time.Second
 // withDefaults fills in what isn't set.
 func (o Options) withDefaults() (Options, error) {
 	if o.BootID == "" {
-		id, err := bootID()
+		id, err := BootID()
 		if err != nil {
 			return o, fmt.Errorf("read boot ID: %w", err)
 		}

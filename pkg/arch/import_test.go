@@ -49,6 +49,7 @@ func TestPurePackages(t *testing.T) {
 		{"pkg/nodestate", effects(), nil},
 		{"pkg/agent", without(effects(), "net/http"), nil},
 		{"ipam", without(effects(), "golang.org/x/sys/..."), append(without(effects(), "golang.org/x/sys/..."), module+"/pkg/lease", module+"/pkg/store/...")},
+		{"ipam/space", with(effects(), module+"/pkg/store/local"), append(without(effects(), "golang.org/x/sys/..."), module+"/pkg/lease", module+"/pkg/config", module+"/pkg/store/local")},
 	}
 	byPath := map[string]map[string]*pkg{"linux": {}, "windows": {}}
 	for system, packages := range byPath {
@@ -103,7 +104,7 @@ func without(patterns []string, less string) []string {
 // TestOnlyMainsChooseAStore: who uses a store is given one.
 func TestOnlyMainsChooseAStore(t *testing.T) {
 	t.Parallel()
-	may := map[string]bool{"pkg/node": true, "pkg/daemon": true, "pkg/lab/cluster": true} // what mains call
+	may := map[string]bool{"pkg/cni": true, "pkg/node": true, "pkg/daemon": true, "pkg/lab/cluster": true} // what mains call
 	for _, p := range list(t, "linux", "./...") {
 		for _, path := range p.Imports {
 			if path == module+"/pkg/store/local" && !may[p.path()] && !strings.HasPrefix(p.path(), "plugins/") {

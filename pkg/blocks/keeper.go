@@ -14,7 +14,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/demand"
-	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
 
@@ -90,7 +89,7 @@ func (k *Keeper) rebalance(ctx context.Context, c *lease.Claim, own []lease.Leas
 		return own, err
 	}
 	for _, block := range d.Admit {
-		if err := l.Admit(ctx, intent.PodRange(block)); err != nil {
+		if err := l.Admit(ctx, PodRange(block)); err != nil {
 			return own, err
 		}
 	}
@@ -104,7 +103,7 @@ func (k *Keeper) rebalance(ctx context.Context, c *lease.Claim, own []lease.Leas
 		if err == nil {
 			own = append(own, claimed)
 			k.Log.Info("block is claimed", "block", claimed.Block)
-			err = l.Admit(ctx, intent.PodRange(claimed.Block)) // it may have been ours before
+			err = l.Admit(ctx, PodRange(claimed.Block)) // it may have been ours before
 		}
 		errs = append(errs, err)
 	}
@@ -115,7 +114,7 @@ func (k *Keeper) rebalance(ctx context.Context, c *lease.Claim, own []lease.Leas
 func (k *Keeper) decide(ctx context.Context, l *ipam.Ledger, own []netip.Prefix) (demand.Decision, error) {
 	sets := make([]ipam.RangeSet, len(own))
 	for i, block := range own {
-		sets[i] = ipam.RangeSet{intent.PodRange(block)}
+		sets[i] = ipam.RangeSet{PodRange(block)}
 	}
 	usage, err := l.Usage(ctx, sets)
 	if err != nil {
@@ -147,7 +146,7 @@ func (k *Keeper) decide(ctx context.Context, l *ipam.Ledger, own []netip.Prefix)
 // meanwhile, the block stays.
 func (k *Keeper) giveBack(ctx context.Context, l *ipam.Ledger, own []lease.Lease, block netip.Prefix) ([]lease.Lease, error) {
 	at := slices.IndexFunc(own, func(l lease.Lease) bool { return l.Block == block })
-	err := l.Withdraw(ctx, intent.PodRange(block))
+	err := l.Withdraw(ctx, PodRange(block))
 	if errors.Is(err, ipam.ErrInUse) {
 		return own, nil
 	}

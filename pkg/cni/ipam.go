@@ -13,7 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
-	"github.com/overlay-cni/overlay-cni/pkg/lease"
+	"github.com/overlay-cni/overlay-cni/pkg/blocks"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
@@ -61,7 +61,7 @@ func (i *inProcess) with(ctx context.Context, fn func(context.Context, *ipam.Led
 
 func (i *inProcess) add(c *call, s *nodestate.State) (a allocation, err error) {
 	request := ipam.Request{
-		Attachment: ipamAttachment(c), Sets: Ranges(s.Blocks()), Addresses: c.config.Addresses,
+		Attachment: ipamAttachment(c), Sets: blocks.PodRanges(s.Blocks()), Addresses: c.config.Addresses,
 	}
 	if c.config.Routes != nil { // the network itself is always reached
 		a.routes = append(append(a.routes, c.config.Routes...), s.Network.CIDRs...)
@@ -89,7 +89,7 @@ func (i *inProcess) check(c *call, want []netip.Addr) error {
 }
 
 func (i *inProcess) status(c *call, s *nodestate.State) error {
-	return i.free(c.ctx, Ranges(s.Blocks()))
+	return i.free(c.ctx, blocks.PodRanges(s.Blocks()))
 }
 
 func (i *inProcess) gc(c *call) error { return i.retain(c.ctx, c.config.ValidAttachments) }
@@ -156,28 +156,4 @@ func (i *inProcess) retain(ctx context.Context, valid []types.GCAttachment) erro
 
 func ipamAttachment(c *call) ipam.Attachment {
 	return ipam.Attachment{ContainerID: c.args.Container, Interface: c.args.Interface}
-}
-
-// Ranges turns a node's blocks into what IPAM takes: an address of each family,
-// from any block of it. A block's first address is the VTEP's; the last of an
-// IPv4 block is left out, for software that takes it for a broadcast address.
-func Ranges(blocks []netip.Prefix) []ipam.RangeSet {
-	var sets []ipam.RangeSet
-	for _, f := range lease.Families() {
-		var set ipam.RangeSet
-		for _, b := range blocks {
-			if lease.FamilyOf(b.Addr()) != f {
-				continue
-			}
-			r := ipam.Range{First: b.Addr().Next(), Last: lease.Last(b)}
-			if f == lease.IPv4 {
-				r.Last = r.Last.Prev()
-			}
-			set = append(set, r)
-		}
-		if set != nil {
-			sets = append(sets, set)
-		}
-	}
-	return sets
 }

@@ -12,14 +12,13 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 )
 
 // AboutIPAM is printed when overlay-ipam is run by hand.
-const AboutIPAM = "overlay-ipam gives addresses of ranges (CNI IPAM plugin, configured like host-local)"
+const AboutIPAM = "overlay-ipam gives addresses of ranges, of this node or of all, or of an overlay network (CNI IPAM plugin, configured like host-local)"
 
 // MainIPAM runs overlay-ipam and returns its exit status.
 func MainIPAM(stdout, stderr io.Writer) int {
@@ -33,11 +32,38 @@ type IPAMPlugin struct {
 	Log    *slog.Logger
 }
 
+// source is where an overlay-ipam's addresses come from.
+type source interface {
+	// add takes addresses, and gives them back unless they can be delivered. The
+	// result has what is to say of them, and routes that come with them.
+	add(ctx context.Context, a ipam.Attachment, deliver func(*result) error) error
+	del(ctx context.Context, a ipam.Attachment) error
+	// check makes sure that those of the addresses which are the source's are
+	// still held.
+	check(ctx context.Context, a ipam.Attachment, given []netip.Addr) error
+	// status returns an error when an add would fail.
+	status(ctx context.Context) error
+	gc(ctx context.Context, valid []types.GCAttachment) error
+}
+
+func newSource(c *config.IPAM) source {
+	switch {
+	case c.Shared != nil:
+		return &sharedSource{c}
+	case c.Overlay != nil:
+		return newOverlaySource(c)
+	}
+	return &rangeSource{config: c, ledger: &inProcess{
+		ledger: c.Ledger,
+		live:   func(context.Context) ([]ipam.Allocation, error) { return hostLocal(c.HostLocal) },
+	}}
+}
+
 // ipamCall is one call of a verb.
 type ipamCall struct {
 	args   *Args
 	config *config.IPAM
-	ledger *inProcess
+	source source
 }
 
 func (c *ipamCall) attachment() ipam.Attachment {
@@ -55,49 +81,29 @@ func (p *IPAMPlugin) Verbs() Verbs {
 			for _, w := range c.Warnings {
 				p.Log.Warn(w, "network", c.Name)
 			}
-			return fn(ctx, &ipamCall{args, c, &inProcess{
-				ledger: c.Ledger,
-				live:   func(context.Context) ([]ipam.Allocation, error) { return hostLocal(c.HostLocal) },
-			}})
+			return fn(ctx, &ipamCall{args, c, newSource(c)})
 		}
 	}
 	return Verbs{Add: verb(p.add), Del: verb(p.del), Check: verb(p.check), Status: verb(p.status), GC: verb(p.gc)}
 }
 
 func (p *IPAMPlugin) add(ctx context.Context, c *ipamCall) error {
-	r := &result{types100.Result{Routes: c.config.Routes}}
 	dns, err := resolvConf(c.config.ResolvConf)
 	if err != nil {
 		return err
 	}
-	r.DNS = dns
-	return c.ledger.with(ctx, func(ctx context.Context, l *ipam.Ledger) error {
-		addresses, err := l.Allocate(ctx, ipam.Request{
-			Attachment: c.attachment(), Sets: c.config.Sets, Addresses: c.config.Addresses,
-		})
+	return c.source.add(ctx, c.attachment(), func(r *result) error {
+		r.DNS, r.Routes = dns, append(c.config.Routes, r.Routes...)
+		versioned, err := r.GetAsVersion(c.config.CNIVersion)
 		if err != nil {
 			return err
 		}
-		for _, a := range addresses {
-			subnet, _ := c.config.SubnetOf(a)
-			r.IPs = append(r.IPs, &types100.IPConfig{
-				Address: ipNet(netip.PrefixFrom(a, subnet.Prefix.Bits())), Gateway: subnet.Gateway.AsSlice(),
-			})
-		}
-		versioned, err := r.GetAsVersion(c.config.CNIVersion)
-		if err == nil {
-			err = printResult(p.Stdout, versioned)
-		}
-		if err != nil {
-			_, undo := l.Release(ctx, c.attachment())
-			return errors.Join(err, undo)
-		}
-		return nil
+		return printResult(p.Stdout, versioned)
 	})
 }
 
 func (p *IPAMPlugin) del(ctx context.Context, c *ipamCall) error {
-	return c.ledger.release(ctx, c.attachment())
+	return c.source.del(ctx, c.attachment())
 }
 
 // check makes sure that what the result says was given is still held.
@@ -109,25 +115,21 @@ func (p *IPAMPlugin) check(ctx context.Context, c *ipamCall) error {
 	if previous == nil {
 		return fmt.Errorf("%w: CHECK needs it", ErrPrevResult)
 	}
-	var ours []netip.Addr
+	var given []netip.Addr
 	for _, ip := range previous.IPs {
-		a, ok := netip.AddrFromSlice(ip.Address.IP)
-		if _, in := c.config.SubnetOf(a.Unmap()); ok && in {
-			ours = append(ours, a.Unmap())
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			given = append(given, a.Unmap())
 		}
 	}
-	if len(ours) < len(c.config.Sets) {
-		return fmt.Errorf("%w: it has %d addresses of our ranges, want %d", ErrPrevResult, len(ours), len(c.config.Sets))
-	}
-	return c.ledger.held(ctx, c.attachment(), ours)
+	return c.source.check(ctx, c.attachment(), given)
 }
 
 func (p *IPAMPlugin) status(ctx context.Context, c *ipamCall) error {
-	return unavailable(c.ledger.free(ctx, c.config.Sets))
+	return unavailable(c.source.status(ctx))
 }
 
 func (p *IPAMPlugin) gc(ctx context.Context, c *ipamCall) error {
-	return (&inProcess{ledger: c.config.Ledger}).retain(ctx, c.config.ValidAttachments)
+	return c.source.gc(ctx, c.config.ValidAttachments)
 }
 
 // resolvConf reads a file in the format of resolv.conf(5); none for no name.

@@ -3,8 +3,10 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -13,13 +15,23 @@ import (
 )
 
 // IPAM is a network configuration as overlay-ipam reads it: that of the plugin
-// which delegates to it, with an "ipam" section in the format of host-local.
+// which delegates to it, with an "ipam" section that says where addresses come
+// from: ranges of this node's in the format of host-local, an address space that
+// all nodes share, or the node's blocks of an overlay network.
 type IPAM struct {
 	CNIVersion string
 	Name       string
 	// Ledger is the file of the network's ledger, HostLocal the directory in
 	// which upstream's host-local keeps a file for each address.
 	Ledger, HostLocal string
+	// Shared is set where the ranges are shared by all nodes.
+	Shared *Shared
+	// Overlay is set where the addresses are those of the overlay network of
+	// this CNI network's name: the node's directories.
+	Overlay *Node
+	// Cooldown is how long a freed address of the overlay network isn't given
+	// again while there is another.
+	Cooldown time.Duration
 	// Sets are what an attachment gets one address each from; Subnets says
 	// for each range of them what the result says besides the address.
 	Sets    []ipam.RangeSet
@@ -31,6 +43,13 @@ type IPAM struct {
 	PrevResult       map[string]any
 	ValidAttachments []types.GCAttachment
 	Warnings         []string
+}
+
+// Shared is how a node claims addresses of a space that all nodes share.
+type Shared struct {
+	Node Node
+	// StoreDir is where the embedded store is, in which the nodes claim.
+	StoreDir string
 }
 
 // hostLocalDir is where host-local keeps its files unless told otherwise.
@@ -95,6 +114,29 @@ func ParseIPAM(stdin []byte, args string) (*IPAM, error) {
 }
 
 func (c *IPAM) parseSection(d *decoder) {
+	field(d, "resolvConf", "a path", &c.ResolvConf)
+	field(d, "routes", "a list of routes", &c.Routes)
+	for i, r := range c.Routes {
+		if r == nil || r.Dst.IP == nil {
+			d.fail(fmt.Sprintf("routes[%d].dst", i), nil, "is missing")
+		}
+	}
+	raw := d.fields["network"]
+	var network string
+	switch sub, ok := d.object("shared"); {
+	case ok && raw != nil:
+		d.fail("network", raw, `must not stand beside "shared": addresses come from the one or the other`)
+	case ok:
+		c.parseShared(d, sub)
+	case field(d, "network", "a name", &network):
+		c.parseOverlay(d, network)
+	default:
+		c.parseHostLocal(d)
+	}
+}
+
+// parseHostLocal reads what host-local has.
+func (c *IPAM) parseHostLocal(d *decoder) {
 	dataDir := ""
 	directory(d, "dataDir", &dataDir)
 	c.Ledger = filepath.Join(DefaultDataDir, "ipam", c.Name+".ledger")
@@ -103,12 +145,75 @@ func (c *IPAM) parseSection(d *decoder) {
 		c.Ledger = filepath.Join(dataDir, c.Name, "ledger")
 		c.HostLocal = filepath.Join(dataDir, c.Name)
 	}
-	field(d, "resolvConf", "a path", &c.ResolvConf)
-	field(d, "routes", "a list of routes", &c.Routes)
-	for i, r := range c.Routes {
-		if r == nil || r.Dst.IP == nil {
-			d.fail(fmt.Sprintf("routes[%d].dst", i), nil, "is missing")
+	c.parseRanges(d)
+}
+
+// parseShared reads "shared", and the fields beside it.
+func (c *IPAM) parseShared(d, shared *decoder) {
+	noRanges(d, "shared")
+	s := &Shared{Node: Node{DataDir: DefaultDataDir}}
+	directory(d, "dataDir", &s.Node.DataDir)
+	s.Node.Name = nodeName(d)
+	s.StoreDir = s.Node.StoreDir()
+	if section, ok := shared.object("store"); ok {
+		parseStore(section, &s.StoreDir)
+		shared.join(section.finish())
+	}
+	c.parseRanges(shared)
+	d.join(shared.finish())
+	c.Ledger = filepath.Join(s.Node.DataDir, "shared", c.Name+".ledger")
+	c.Shared = s
+}
+
+// parseOverlay reads the fields beside "network".
+func (c *IPAM) parseOverlay(d *decoder, network string) {
+	noRanges(d, "network")
+	n := &Node{RunDir: DefaultRunDir, DataDir: DefaultDataDir}
+	directory(d, "runDir", &n.RunDir)
+	directory(d, "dataDir", &n.DataDir)
+	c.Cooldown = DefaultCooldown
+	duration(d, "cooldown", 0, &c.Cooldown)
+	d.join(lease.ValidateName(d.path+"network", network))
+	if network != c.Name {
+		// GC would take the attachments of the network's other CNI networks for
+		// stale ones of this.
+		d.fail("network", []byte(network), "must be the CNI network's name, %s", c.Name)
+	}
+	c.Ledger = n.LedgerPath(network)
+	c.Overlay = n
+}
+
+// noRanges refuses the fields of host-local where addresses come from elsewhere.
+func noRanges(d *decoder, instead string) {
+	for _, name := range []string{"ranges", "subnet", "rangeStart", "rangeEnd", "gateway", "exclude"} {
+		if raw, ok := d.take(name); ok {
+			d.fail(name, raw, "must not stand beside %q", instead)
 		}
 	}
-	c.parseRanges(d)
+}
+
+// nodeName reads "node", by default the host's name.
+func nodeName(d *decoder) string {
+	var name string
+	if !field(d, "node", "a string", &name) {
+		host, err := os.Hostname()
+		if err != nil {
+			d.join(fmt.Errorf("%snode: not given, and the host's name is unknown: %w", d.path, err))
+		}
+		name = strings.ToLower(host)
+	}
+	if d.err == nil {
+		d.join(lease.ValidateName(d.path+"node", name))
+	}
+	return name
+}
+
+// parseStore reads a "store" section: which store, and where it is.
+func parseStore(d *decoder, dir *string) {
+	kind := "local"
+	field(d, "type", "a string", &kind)
+	if kind != "local" {
+		d.fail("type", []byte(kind), "must be local")
+	}
+	directory(d, "path", dir)
 }

@@ -3,6 +3,7 @@ package config_test
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 )
@@ -60,6 +61,21 @@ func TestParseIPAMMistakes(t *testing.T) {
 		{"a route that isn't a CIDR", ipamWith(subnet + `, "routes": [{"dst": "ten"}]`), "ipam.routes", `[{"dst": "ten"}]`},
 		{"a route without a destination", ipamWith(subnet + `, "routes": [{"dst": "0.0.0.0/0"}, {"gw": "10.1.0.1"}]`), "ipam.routes[1].dst", ""},
 		{"a route that is null", ipamWith(subnet + `, "routes": [null]`), "ipam.routes[0].dst", ""},
+		{"shared that isn't an object", ipamWith(`"shared": []`), "ipam.shared", "[]"},
+		{"shared without a range", ipamWith(`"shared": {}`), "ipam.shared.ranges", ""},
+		{"a shared range without a subnet", ipamWith(`"shared": {"ranges": [[{}]]}`), "ipam.shared.ranges[0][0].subnet", ""},
+		{"a gateway elsewhere, shared", ipamWith(`"shared": {"ranges": [[{` + subnet + `, "gateway": "10.2.0.1"}]]}`), "ipam.shared.ranges[0][0].gateway", "10.2.0.1"},
+		{"shared beside a subnet", ipamWith(subnet + `, "shared": {` + subnet + `}`), "ipam.subnet", "10.1.0.0/24"},
+		{"shared beside ranges", ipamWith(`"ranges": [[]], "shared": {` + subnet + `}`), "ipam.ranges", "[[]]"},
+		{"shared beside network", ipamWith(`"network": "pods", "shared": {` + subnet + `}`), "ipam.network", "pods"},
+		{"a store that isn't there yet", ipamWith(`"shared": {` + subnet + `, "store": {"type": "etcd"}}`), "ipam.shared.store.type", "etcd"},
+		{"a store in a relative directory", ipamWith(`"shared": {` + subnet + `, "store": {"path": "store"}}`), "ipam.shared.store.path", "store"},
+		{"a node's name that isn't one", ipamWith(`"node": "N 1", "shared": {` + subnet + `}`), "ipam.node", "N 1"},
+		{"another network", ipamWith(`"network": "other"`), "ipam.network", "other"},
+		{"a network that isn't a name", ipamWith(`"network": {}`), "ipam.network", "{}"},
+		{"a network beside a range", ipamWith(`"network": "pods", "rangeStart": "10.1.0.5"`), "ipam.rangeStart", "10.1.0.5"},
+		{"a relative run directory", ipamWith(`"network": "pods", "runDir": "run"`), "ipam.runDir", "run"},
+		{"a cooldown that isn't one", ipamWith(`"network": "pods", "cooldown": "long"`), "ipam.cooldown", "long"},
 		{"a requested address that isn't one", `{"name": "pods", "ipam": {` + subnet + `}, "runtimeConfig": {"ips": ["x"]}}`, "runtimeConfig.ips[0]", "x"},
 		{"a requested address in args", `{"name": "pods", "ipam": {` + subnet + `}, "args": {"cni": {"ips": ["x"]}}}`, "args.cni.ips[0]", "x"},
 	} {
@@ -151,4 +167,50 @@ func TestParseIPAMEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEqual(t, "the default ledger", plain.Ledger, "/var/lib/overlay-cni/ipam/pods.ledger")
+}
+
+func TestParseIPAMShared(t *testing.T) {
+	t.Parallel()
+	c, err := config.ParseIPAM([]byte(ipamWith(`"node": "n1", "dataDir": "/d", "routes": [{"dst": "0.0.0.0/0"}], "typo": 1,
+		"shared": {"ranges": [[{"subnet": "192.0.2.0/24", "rangeEnd": "192.0.2.9"}], [{"subnet": "fd00::/64"}]],
+			"store": {"type": "local", "path": "/s", "other": 1}, "more": 1}`)), "IP=192.0.2.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEqual(t, "node", c.Shared.Node.Name, "n1")
+	checkEqual(t, "store", c.Shared.StoreDir, "/s")
+	checkEqual(t, "ledger", c.Ledger, "/d/shared/pods.ledger")
+	checkEqual(t, "the number of sets", len(c.Sets), 2)
+	checkEqual(t, "the first set", c.Sets[0][0].String(), "192.0.2.1-192.0.2.9")
+	checkEqual(t, "the number of routes", len(c.Routes), 1)
+	checkSlice(t, "addresses", c.Addresses, addrs("192.0.2.5")...)
+	checkWarnings(t, c.Warnings, "ipam.shared.store.other", "ipam.shared.more", "ipam.typo")
+	plain, err := config.ParseIPAM([]byte(ipamWith(`"shared": {`+subnet+`}`)), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEqual(t, "the default store", plain.Shared.StoreDir, "/var/lib/overlay-cni/store")
+	checkEqual(t, "the default ledger", plain.Ledger, "/var/lib/overlay-cni/shared/pods.ledger")
+	if plain.Shared.Node.Name == "" {
+		t.Error("the node has no name")
+	}
+}
+
+func TestParseIPAMNetwork(t *testing.T) {
+	t.Parallel()
+	c, err := config.ParseIPAM([]byte(ipamWith(`"network": "pods", "runDir": "/r", "dataDir": "/d", "cooldown": "1m"`)), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEqual(t, "run directory", c.Overlay.RunDir, "/r")
+	checkEqual(t, "ledger", c.Ledger, "/d/ipam/pods.ledger")
+	checkEqual(t, "cooldown", c.Cooldown, time.Minute)
+	checkWarnings(t, c.Warnings)
+	plain, err := config.ParseIPAM([]byte(ipamWith(`"network": "pods"`)), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEqual(t, "the default run directory", plain.Overlay.RunDir, "/run/overlay-cni")
+	checkEqual(t, "the default ledger", plain.Ledger, "/var/lib/overlay-cni/ipam/pods.ledger")
+	checkEqual(t, "the default cooldown", plain.Cooldown, 30*time.Second)
 }

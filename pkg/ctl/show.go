@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
-	"github.com/overlay-cni/overlay-cni/pkg/intent"
+	"github.com/overlay-cni/overlay-cni/pkg/blocks"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
@@ -68,7 +68,7 @@ func describe(s *nodestate.State, held *ipam.Snapshot) (*addresses, error) {
 	a := &addresses{Network: s.Network.Name, Node: s.Node, Allocations: shown(held.Held)}
 	sets := make([]ipam.RangeSet, 0, len(s.Blocks()))
 	for _, b := range s.Blocks() {
-		sets = append(sets, ipam.RangeSet{intent.PodRange(b)})
+		sets = append(sets, ipam.RangeSet{blocks.PodRange(b)})
 	}
 	usage, err := held.Usage(sets)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/blocks"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 )
 
@@ -115,7 +116,7 @@ func (n *Network) hold(ctx context.Context, l *ipam.Ledger, orphaned ipam.Alloca
 		at := slices.IndexFunc(own, func(p netip.Prefix) bool { return p.Contains(o.Address) })
 		if o.Attachment == orphaned.Attachment && at >= 0 {
 			addresses = append(addresses, o.Address)
-			sets = append(sets, ipam.RangeSet{intent.PodRange(own[at])})
+			sets = append(sets, ipam.RangeSet{blocks.PodRange(own[at])})
 		}
 	}
 	if len(addresses) == 0 {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/blocks"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/node"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -76,7 +77,7 @@ func TestAuditFreesWhatLeaked(t *testing.T) {
 	m, l, s := newAudited(t)
 	take(t, l, s, 0, 4)
 	m.attach(t, pod(1), addressesOf(t, l, pod(1))...)
-	if _, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(9), Sets: intent.PodRanges(s.Blocks()), Elsewhere: true}); err != nil {
+	if _, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(9), Sets: blocks.PodRanges(s.Blocks()), Elsewhere: true}); err != nil {
 		t.Fatal(err)
 	}
 	busy := intent.Attachment{Network: "pods", Container: pod(2).ContainerID, Interface: "eth0"}

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
-	"github.com/overlay-cni/overlay-cni/pkg/intent"
+	"github.com/overlay-cni/overlay-cni/pkg/blocks"
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/labtest"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
@@ -61,7 +61,7 @@ func pod(i int) ipam.Attachment {
 func take(t testing.TB, l *ipam.Ledger, s *nodestate.State, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		if _, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(i), Sets: intent.PodRanges(s.Blocks())}); err != nil {
+		if _, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(i), Sets: blocks.PodRanges(s.Blocks())}); err != nil {
 			t.Fatalf("pod %d: %v", i, err)
 		}
 	}
@@ -122,12 +122,12 @@ func TestBlocksFollowThePods(t *testing.T) {
 	}
 	// An ADD that has read the old state gets nothing of what was given back.
 	for i := range 14 {
-		got, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(100 + i), Sets: intent.PodRanges(both.Blocks())})
+		got, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(100 + i), Sets: blocks.PodRanges(both.Blocks())})
 		if err != nil || !slices.ContainsFunc(rest.Blocks(), func(p netip.Prefix) bool { return p.Contains(got[0]) }) {
 			t.Fatalf("got %v, %v, of blocks %v", got, err, rest.Blocks())
 		}
 	}
-	_, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(200), Sets: intent.PodRanges(both.Blocks())})
+	_, err := l.Allocate(t.Context(), ipam.Request{Attachment: pod(200), Sets: blocks.PodRanges(both.Blocks())})
 	if !errors.Is(err, ipam.ErrFull) {
 		t.Errorf("got %v, want that the first block is full", err)
 	}
@@ -163,7 +163,7 @@ func TestGivingBackWasCutShort(t *testing.T) {
 			take(t, l, m.mustSync(t), 0, 13)
 			both := m.mustSync(t)
 			release(t, l, test.pods, 13)
-			if err := l.Withdraw(t.Context(), intent.PodRange(both.Blocks()[1])); err != nil {
+			if err := l.Withdraw(t.Context(), blocks.PodRange(both.Blocks()[1])); err != nil {
 				t.Fatal(err)
 			}
 			take(t, l, both, 13, test.pods)

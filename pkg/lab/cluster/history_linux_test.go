@@ -41,6 +41,7 @@ type historyCase struct {
 // Small blocks, so that they get full.
 const (
 	blocksNetwork = `{"cidrs": ["10.244.0.0/24", "fd00:10:244::/120"], "blockLength": {"ipv4": 28, "ipv6": 124}}`
+	poolsNetwork  = `{"pools": [{"cidr": "10.244.0.0/24", "blockLength": 28}, {"cidr": "fd00:10:244::/120", "blockLength": 124}]}`
 	blockRoom     = 14 // 16 less the VTEP's address and the last
 )
 
@@ -49,6 +50,7 @@ func TestHistory(t *testing.T) {
 	cidrs := []string{"10.244.0.0/24", "fd00:10:244::/120"}
 	for name, c := range map[string]historyCase{
 		"blocks":           {network: blocksNetwork, cidrs: cidrs, room: blockRoom},
+		"pools":            {network: poolsNetwork, cidrs: cidrs, room: 3 * blockRoom},
 		"without a daemon": {network: blocksNetwork, cidrs: cidrs, room: blockRoom, alone: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -106,7 +108,10 @@ func runHistory(t *testing.T, c *historyCase) {
 func (r *run) start() {
 	r.t.Helper()
 	store := r.t.TempDir()
-	c := clustertest.New(r.t, cluster.Options{Network: r.c.network, NoDaemon: r.c.alone})
+	c := clustertest.New(r.t, cluster.Options{
+		Network: r.c.network, NoDaemon: r.c.alone,
+		Daemon: map[string]any{"lease": map[string]any{"grace": "500ms"}}, // so that blocks come and go
+	})
 	for i, segment := range []string{"a", "a", "b"} {
 		host, err := c.Lab.AddNode(fmt.Sprintf("n%d", i+1), segment)
 		if err != nil {

@@ -1,4 +1,4 @@
-package intent
+package blocks
 
 import (
 	"net/netip"
