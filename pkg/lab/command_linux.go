@@ -113,13 +113,17 @@ func (c *Command) CombinedOutput() ([]byte, error) {
 }
 
 // Kill kills the process and its group and waits for its end. A process that
-// has ended is fine.
+// has ended is fine, also one that ended well just when its context did: Wait
+// says the context's error then.
 func (c *Command) Kill() error {
 	if err := c.killGroup(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill %s in %s: %w", c.Path, c.host.name, err)
 	}
 	err := c.Wait()
 	if _, ok := errors.AsType[*exec.ExitError](err); ok || errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
 	return err

@@ -300,3 +300,27 @@ func strayThreads() error {
 	}
 	return nil
 }
+
+// TestKillOfWhatHasEnded: a process that ended well as its context did is none
+// that couldn't be killed.
+func TestKillOfWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	n := labtest.Node(t, labtest.New(t, lab.Topology{}), "n1", "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	c := n.Command(ctx, "true")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.Process.Pid))
+		return err == nil && strings.Contains(string(stat), ") Z ")
+	}
+	for !ended() {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	time.Sleep(50 * time.Millisecond) // for the context's end to be noticed before the process's
+	if err := c.Kill(); err != nil {
+		t.Errorf("got %v", err)
+	}
+}

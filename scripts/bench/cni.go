@@ -71,7 +71,10 @@ func (b *bed) fill(ctx context.Context, o *options, dir string, pods int) (err e
 	}
 	b.daemon = &daemon{
 		bin: o.bin, node: b.node, dir: filepath.Join(dir, "overlayd"), store: filepath.Join(dir, "overlayd", "store"),
-		network: object{"name": "bench", "cidrs": []string{"10.100.0.0/16"}},
+		networks: []object{
+			{"name": "bench", "cidrs": []string{"10.100.0.0/16"}},
+			{"name": "pooled", "vni": 4097, "pools": []object{{"cidr": "10.99.0.0/16"}}},
+		},
 	}
 	if err := b.daemon.start(ctx); err != nil {
 		return errors.Join(err, b.lab.Close())
@@ -79,13 +82,16 @@ func (b *bed) fill(ctx context.Context, o *options, dir string, pods int) (err e
 	return nil
 }
 
-// contend does the job with the contenders, and one that has a daemon.
+// contend does the job with the contenders, and those that have a daemon.
 func (b *bed) contend(ctx context.Context, contenders []contender) (series, error) {
-	served, err := named(ownDaemon, b.daemon.name(), b.daemon.plugin())
-	if err != nil {
-		return nil, err
+	b.job.Contenders = slices.Clone(contenders)
+	for i, name := range []string{ownDaemon, ownPool} {
+		served, err := b.daemon.serves(name, i)
+		if err != nil {
+			return nil, err
+		}
+		b.job.Contenders = append(b.job.Contenders, served)
 	}
-	b.job.Contenders = slices.Concat(contenders, []contender{served})
 	found, err := b.job.command(ctx, b.node.Host)
 	if err != nil {
 		return nil, err
@@ -123,6 +129,7 @@ func measureCNI(ctx context.Context, o *options, dir string) (s *section, err er
 			{own, ptp, delTime, atMost(1)}, {own, ptp, delCPU, nil},
 			{ownDaemon, ptp, addTime, atMost(0.55)}, {ownDaemon, ptp, addCPU, atMost(0.5)},
 			{ownDaemon, ptp, delTime, atMost(1)}, {ownDaemon, ptp, delCPU, nil},
+			{ownPool, ownDaemon, addTime, atMost(1.05)}, {ownPool, ownDaemon, delTime, nil},
 			{ownPortmap, ptpPortmap, addTime, nil}, {ownPortmap, ptpPortmap, delTime, nil},
 			{own, bridge, addTime, nil}, {own, bridgeMasq, addTime, nil}, {own, bridgeMasq, delTime, nil},
 			{own, flannelBridge, addTime, nil}, {own, flannelBridge, delTime, nil},
@@ -154,6 +161,7 @@ func measureParallel(ctx context.Context, o *options, dir string) (s *section, e
 		questions: []question{
 			{own, ptp, addRate, atLeast(2)}, {own, ptp, delRate, nil},
 			{ownDaemon, ptp, addRate, atLeast(2)}, {ownDaemon, ptp, delRate, nil},
+			{ownPool, ownDaemon, addRate, nil}, {ownPool, ownDaemon, delRate, nil},
 			{own, bridge, addRate, nil}, {own, bridge, delRate, nil},
 		},
 	}

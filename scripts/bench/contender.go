@@ -16,6 +16,7 @@ const (
 	emptyPlugin   = "empty plugin"
 	own           = "overlay-vxlan"
 	ownDaemon     = "overlay-vxlan, overlayd"
+	ownPool       = "overlay-vxlan, overlayd, pool"
 	ownPortmap    = "overlay-vxlan + portmap"
 	ptp           = "ptp + host-local"
 	ptpPortmap    = "ptp + host-local + portmap"

@@ -25,25 +25,24 @@ const daemonPatience = 20 * time.Second
 const health = "127.0.0.1:9480"
 
 type daemon struct {
-	bin     string
-	node    *lab.Node
-	dir     string // its own
-	store   string // that of all nodes
-	network object
+	bin   string
+	node  *lab.Node
+	dir   string // its own
+	store string // that of all nodes
+	// networks are what the daemon keeps.
+	networks []object
 
 	command *lab.Command
 	output  bytes.Buffer
 }
 
-// name of the network that the daemon has.
-func (d *daemon) name() string { return fmt.Sprint(d.network["name"]) }
-
-// plugin is the configuration of a plugin that is served by the daemon.
-func (d *daemon) plugin() object {
-	return object{
+// serves makes the configuration list of a plugin that is served by the daemon,
+// in its i-th network.
+func (d *daemon) serves(name string, i int) (contender, error) {
+	return named(name, fmt.Sprint(d.networks[i]["name"]), object{
 		"type": ownPlugin, "node": d.node.Name(),
 		"runDir": filepath.Join(d.dir, "run"), "dataDir": filepath.Join(d.dir, "data"),
-	}
+	})
 }
 
 // start runs the daemon and waits until it is ready.
@@ -53,7 +52,7 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	config, err := json.Marshal(object{ // which is YAML, too
 		"node": d.node.Name(), "runDir": filepath.Join(d.dir, "run"), "dataDir": filepath.Join(d.dir, "data"),
-		"store": object{"type": "local", "path": d.store}, "health": health, "networks": []object{d.network},
+		"store": object{"type": "local", "path": d.store}, "health": health, "networks": d.networks,
 	})
 	if err != nil {
 		return fmt.Errorf("encode configuration of overlayd: %w", err)

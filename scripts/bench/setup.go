@@ -120,14 +120,14 @@ func (b *builder) overlay(ctx context.Context, s *setup, withoutRules bool) erro
 	for i, n := range s.nodes {
 		daemons[i] = &daemon{
 			bin: b.options.bin, node: n, dir: filepath.Join(dir, n.Name()), store: filepath.Join(dir, "store"),
-			network: object{"name": "pods", "cidrs": []string{cidr}},
+			networks: []object{{"name": "pods", "cidrs": []string{cidr}}},
 		}
 		if err := daemons[i].start(ctx); err != nil {
 			return err
 		}
 	}
 	for i, n := range s.nodes {
-		c, err := named(s.name, daemons[i].name(), daemons[i].plugin())
+		c, err := daemons[i].serves(s.name, 0)
 		if err != nil {
 			return err
 		}
