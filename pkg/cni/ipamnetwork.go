@@ -103,7 +103,7 @@ func (s *overlaySource) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.ledger.free(ctx, blocks.PodRanges(state.Blocks()))
+	return exhausted(s.ledger.free(ctx, blocks.PodRanges(state.Blocks())), state)
 }
 
 func (s *overlaySource) gc(ctx context.Context, valid []types.GCAttachment) error {

@@ -170,7 +170,7 @@ func (p *Plugin) status(c *call) error {
 	case err != nil:
 		return err
 	}
-	return unavailable(c.ipam.status(c, state))
+	return unavailable(exhausted(c.ipam.status(c, state), state))
 }
 
 // unavailable gives an error the code for "ADD would fail", unless it has the

@@ -52,6 +52,18 @@ func lacking(err error, s *nodestate.State) error {
 	return fmt.Errorf("%w; the node got no other block: %s; add a pool to network %s, or remove pods", err, s.Problem, s.Network.Name)
 }
 
+// exhausted is what STATUS makes of IPAM's word: that a pooled network's blocks
+// are full matters only if the node got no other.
+func exhausted(err error, s *nodestate.State) error {
+	if !errors.Is(err, ipam.ErrFull) || !s.Network.Pooled() {
+		return err
+	}
+	if s.Problem == "" {
+		return nil
+	}
+	return lacking(err, s)
+}
+
 // usable refuses a state whose lease has ended, by either clock.
 func usable(s *nodestate.State) error {
 	up, err := uptime.Now()

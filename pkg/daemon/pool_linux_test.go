@@ -104,8 +104,8 @@ func TestPoolIsFull(t *testing.T) {
 	if waited := time.Since(began); waited < 5*time.Second {
 		t.Errorf("it waited %s for a block", waited)
 	}
-	if err := n.Status(t.Context()); err == nil {
-		t.Error("STATUS is fine, though nobody would be served")
+	if err := n.Status(t.Context()); !errors.As(err, &refused) || refused.Code != types.ErrPluginNotAvailable || !strings.Contains(err.Error(), "add a pool") {
+		t.Errorf("STATUS says %v, though nobody would be served", err)
 	}
 	if err := pods[0].Del(t.Context()); err != nil {
 		t.Fatal(err)
