@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/filelock"
@@ -135,6 +136,72 @@ func TestWaitGivesUp(t *testing.T) {
 	cancel(enough)
 	if err := <-ended; !errors.Is(err, enough) {
 		t.Errorf("got %v, want the cause", err)
+	}
+}
+
+// counted counts how often it is waited for.
+type counted struct {
+	context.Context
+	pauses int
+}
+
+func (c *counted) Done() <-chan struct{} {
+	c.pauses++
+	return c.Context.Done()
+}
+
+// TestWaitLeavesTheProcessor: waiting for long costs little, however many wait.
+// The holder may need what they would use up by trying: with a hundred processes
+// that try every millisecond two processors have time for nothing else.
+func TestWaitLeavesTheProcessor(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "lock")
+	a, b := open(t, path), open(t, path)
+	if !try(t, a, filelock.Exclusive) {
+		t.Fatal("a free file can't be locked")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		const patience = 10 * time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		c := &counted{Context: ctx}
+		if err := filelock.Wait(c, b, filelock.Exclusive); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the cause", err)
+		}
+		if most := int(patience / (20 * time.Millisecond)); c.pauses > most {
+			t.Errorf("it tried %d times in %s, want at most %d", c.pauses, patience, most)
+		}
+	})
+}
+
+// TestWaitIsNotLate: who waits notices soon that the lock is free, as measured by
+// the time waited.
+func TestWaitIsNotLate(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "lock")
+	a, b := open(t, path), open(t, path)
+	for held := 100 * time.Microsecond; held < 20*time.Second; held += held / 2 {
+		if !try(t, a, filelock.Exclusive) {
+			t.Fatal("a free file can't be locked")
+		}
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			time.AfterFunc(held, func() {
+				if err := filelock.Release(a); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := filelock.Wait(t.Context(), b, filelock.Exclusive); err != nil {
+				t.Fatal(err)
+			}
+			late := time.Since(began) - held
+			if most := min(max(held/16, time.Millisecond), 50*time.Millisecond); late > most {
+				t.Errorf("it got a lock that was held for %s %s late, want at most %s", held, late, most)
+			}
+		})
+		if err := filelock.Release(b); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

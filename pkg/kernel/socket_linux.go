@@ -16,8 +16,8 @@ type socket struct {
 	buffer []byte
 }
 
-// timeoutSeconds bound how long the kernel may take for one answer. Requests
-// wait for the machine-wide rtnl lock, which removing many links holds for long.
+// timeoutSeconds bound how long the kernel may take for one answer, but not how
+// long a request waits for the kernel's own lock: that is within the sending.
 const timeoutSeconds = 60
 
 // bufferSize is more than the kernel puts into one message of a dump.

@@ -29,7 +29,8 @@ func NewOn(tb testing.TB, t lab.Topology, o cluster.Options) *cluster.Cluster {
 	if o.Bin == "" {
 		o.Bin = Bin(tb)
 	}
-	return cluster.New(labtest.New(tb, t), tb.TempDir(), o)
+	dir := tb.TempDir() // which has to outlive the lab's daemons, so it comes first
+	return cluster.New(labtest.New(tb, t), dir, o)
 }
 
 // Node adds a node and, when the test failed, shows what its daemon logged.
