@@ -36,8 +36,8 @@ type Policy struct {
 	Fixed bool
 }
 
-// reserve is the part of a block's addresses that a node wants free in all its
-// blocks together. Below it, another block is claimed; one is given back only
+// reserve is the part of its largest block's addresses that a node wants free in
+// all its blocks together. Below it, another block is claimed; one is given back only
 // while twice as many stay free, so that it isn't wanted again at once.
 const reserve = 4
 
@@ -77,18 +77,8 @@ func Decide(blocks []Block, policy Policy) Decision {
 
 // decide is about one family: at most one block more or less at a time.
 func (d *Decision) decide(f lease.Family, own []Block, policy Policy) {
-	var free uint64
-	for _, b := range own {
-		if b.Withdrawn {
-			continue
-		}
-		if free += b.Free; free < b.Free {
-			free = math.MaxUint64 // more than can be counted
-		}
-	}
-	first, last := own[0], own[len(own)-1]
-	wanted := max((last.Taken+last.Free)/reserve, 1)
-	withdrawn := withdrawn(own)
+	free, wanted := tally(own)
+	first, withdrawn := own[0], withdrawn(own)
 	switch {
 	case first.Withdrawn:
 		d.Admit = append(d.Admit, first.Prefix)
@@ -114,6 +104,22 @@ func (d *Decision) decide(f lease.Family, own []Block, policy Policy) {
 		d.Return = append(d.Return, b.Prefix)
 		return
 	}
+}
+
+// tally counts the free addresses of the blocks in use, and how many of them
+// there should be.
+func tally(own []Block) (free, wanted uint64) {
+	wanted = 1
+	for _, b := range own {
+		if b.Withdrawn {
+			continue
+		}
+		wanted = max(wanted, (b.Taken+b.Free)/reserve)
+		if free += b.Free; free < b.Free {
+			free = math.MaxUint64 // more than can be counted
+		}
+	}
+	return free, wanted
 }
 
 // shorter of two waits, of which 0 is none.

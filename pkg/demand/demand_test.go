@@ -83,7 +83,9 @@ func TestDecide(t *testing.T) {
 		"more than can be counted":              {[]demand.Block{huge}, "nothing"},
 		"more than can be counted, twice":       {[]demand.Block{huge, {Prefix: netip.MustParsePrefix("fd00:0:0:1::/64"), Index: 1, Free: math.MaxUint64, Empty: grace}}, "nothing"},
 		"the smallest blocks, one address free": {[]demand.Block{{Prefix: netip.MustParsePrefix("10.0.0.0/30"), Taken: 1, Free: 1}}, "nothing"},
-		"the smallest blocks, full":             {[]demand.Block{{Prefix: netip.MustParsePrefix("10.0.0.0/30"), Taken: 2}}, "claim [IPv4]"},
+		"a small one beside a large one, which would be wanted again": {[]demand.Block{block(0, 50, 0),
+			{Prefix: netip.MustParsePrefix("10.9.0.0/29"), Index: 1, Free: 6, Empty: time.Hour}}, "nothing"},
+		"the smallest blocks, full": {[]demand.Block{{Prefix: netip.MustParsePrefix("10.0.0.0/30"), Taken: 2}}, "claim [IPv4]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

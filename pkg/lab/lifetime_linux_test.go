@@ -158,6 +158,12 @@ func visitLab(ctx context.Context) error {
 	if len(after) > len(before) {
 		return fmt.Errorf("%d open files before, %d after", len(before), len(after))
 	}
+	for range 1000 { // one that has done its work may not have ended yet
+		if runtime.NumGoroutine() <= goroutines {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	if n := runtime.NumGoroutine(); n > goroutines {
 		return fmt.Errorf("%d goroutines before, %d after", goroutines, n)
 	}

@@ -60,18 +60,19 @@ func (r *Registry) overwrite(ctx context.Context, revision store.Revision, want 
 }
 
 // reclaim takes the block of an owner that seems to be gone, in two steps: to
-// say so, and, if the owner didn't renew its lease meanwhile, to take it. The
+// say so, and, if the owner doesn't renew its lease meanwhile, to take it. The
 // first is for those whose clock is wrong, and for the end of a time in which
 // nobody could reach the store: everybody's lease has expired then, and the
 // first to come back must not take the others' blocks.
 func (r *Registry) reclaim(ctx context.Context, c *Claim, l *stored, index int) (Lease, error) {
-	if l.Notice != nil && l.Notice.Node == c.Node && r.noticed(l.Notice) {
+	own := l.Notice != nil && l.Notice.Node == c.Node
+	if own && r.watched.stood(r, l) >= r.notice() {
 		return r.overwrite(ctx, l.revision, c.lease(l.Block, index, r.expiry()))
 	}
-	if l.Notice == nil || l.Notice.Node != c.Node {
-		noticed := l.Lease
+	if !own {
+		noticed := *l
 		noticed.Notice = &Notice{Node: c.Node, At: r.now().UTC()}
-		if _, err := r.overwrite(ctx, l.revision, &noticed); err != nil {
+		if _, err := r.overwrite(ctx, l.revision, &noticed.Lease); err != nil {
 			return Lease{}, err
 		}
 	}
@@ -86,12 +87,9 @@ func (r *Registry) notice() time.Duration {
 	return r.Notice
 }
 
-// noticed says whether the owner had the time to object.
-func (r *Registry) noticed(n *Notice) bool { return r.now().Sub(n.At) >= r.notice() }
-
 // abandoned returns the lease which the node may take that expired first, and
 // longer ago than the fence; or nil. What another node is about to take is
-// left to it.
+// left to it, unless it takes too long.
 func (r *Registry) abandoned(c *Claim, f Family, leases []stored) *stored {
 	var oldest *stored
 	for i := range leases {
@@ -99,7 +97,7 @@ func (r *Registry) abandoned(c *Claim, f Family, leases []stored) *stored {
 		if l.Family() != f || !l.Expired(r.fenced()) || !c.mayHave(l.Block) {
 			continue
 		}
-		if l.Notice != nil && l.Notice.Node != c.Node && r.now().Sub(l.Notice.At) < 2*r.notice() {
+		if stood := r.watched.stood(r, l); l.Notice != nil && l.Notice.Node != c.Node && stood < 2*r.notice() {
 			continue
 		}
 		if oldest == nil || l.Expires.Before(oldest.Expires) {

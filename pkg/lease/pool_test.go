@@ -235,28 +235,52 @@ func TestNotice(t *testing.T) {
 	r, clock := newRegistry(t)
 	n := network("pods", "10.244.0.0/24")
 	own := acquire(t, r, claim(n, "owner"))
-	ahead := *r
+	ahead := registryOn(r.Store, clock)
 	ahead.Now = func() time.Time { return clock.now().Add(1000 * time.Hour) }
 	for range 3 {
 		_, err := ahead.Acquire(t.Context(), claim(n, "hasty"))
 		wantError(t, err, lease.ErrNoBlock, "owner", "unless it is renewed")
+		watch(t, ahead, clock, claim(n, "hasty"))
 		if again := acquire(t, r, claim(n, "owner")); again[0].Block != own[0].Block || again[0].Notice != nil {
 			t.Fatalf("the owner has %+v", again)
 		}
-		clock.advance(lease.DefaultNotice)
 	}
-	_, err := ahead.Acquire(t.Context(), claim(n, "hasty"))
-	wantError(t, err, lease.ErrNoBlock)
+	watch(t, ahead, clock, claim(n, "hasty"))
 	if renewed, err := r.Renew(t.Context(), own); err != nil || renewed[0].Notice != nil {
 		t.Fatalf("renewed %+v, %v", renewed, err)
 	}
-	clock.advance(lease.DefaultNotice)
-	_, err = ahead.Acquire(t.Context(), claim(n, "hasty"))
-	wantError(t, err, lease.ErrNoBlock)
-	clock.advance(lease.DefaultNotice) // and now the owner is silent
-	if got := acquire(t, &ahead, claim(n, "hasty"))[0]; got.Block != own[0].Block || got.Notice != nil {
+	// And now the owner is silent.
+	if got := reclaim(t, ahead, clock, claim(n, "hasty"))[0]; got.Block != own[0].Block || got.Notice != nil {
 		t.Errorf("got %+v", got)
 	}
+}
+
+// TestNoticeWhileTheStoreIsAway: the time in which nobody could object doesn't
+// count, nor does that by which a clock is set forward.
+func TestNoticeWhileTheStoreIsAway(t *testing.T) {
+	t.Parallel()
+	r, clock := newRegistry(t)
+	n := network("pods", "10.244.0.0/24")
+	acquire(t, r, claim(n, "owner"))
+	clock.advance(ttl + fence)
+	_, err := r.Acquire(t.Context(), claim(n, "other"))
+	wantError(t, err, lease.ErrNoBlock, "unless it is renewed")
+	for range 3 {
+		_, err = r.Acquire(t.Context(), claim(n, "other"))
+		wantError(t, err, lease.ErrNoBlock)
+		clock.advance(time.Hour) // in which it doesn't see the store
+	}
+	elapsed := r.Elapsed
+	at := elapsed()
+	r.Elapsed = func() time.Duration { return at }
+	_, err = r.Acquire(t.Context(), claim(n, "other"))
+	wantError(t, err, lease.ErrNoBlock)
+	clock.advance(1000 * time.Hour) // of the clock that is set alone
+	_, err = r.Acquire(t.Context(), claim(n, "other"))
+	wantError(t, err, lease.ErrNoBlock)
+	r.Elapsed = elapsed
+	watch(t, r, clock, claim(n, "other"))
+	acquire(t, r, claim(n, "other"))
 }
 
 // TestNoticeOfTheDead: who gave notice and is gone doesn't keep the block from
@@ -269,14 +293,29 @@ func TestNoticeOfTheDead(t *testing.T) {
 	clock.advance(ttl + fence)
 	_, err := r.Acquire(t.Context(), claim(n, "dying"))
 	wantError(t, err, lease.ErrNoBlock)
-	clock.advance(lease.DefaultNotice)
-	_, err = r.Acquire(t.Context(), claim(n, "patient"))
-	wantError(t, err, lease.ErrNoBlock)
-	if strings.Contains(err.Error(), "is taken unless") {
-		t.Errorf("what another is about to take was taken notice of: %v", err)
+	before := revision(t, r)
+	watch(t, r, clock, claim(n, "patient"))
+	watch(t, r, clock, claim(n, "patient"))
+	if after := revision(t, r); after != before {
+		t.Error("what another is about to take was taken notice of")
 	}
-	clock.advance(lease.DefaultNotice)
 	reclaim(t, r, clock, claim(n, "patient"))
+}
+
+// TestOneFamilyIsMissing: a node keeps, and renews, what it has, when it can't
+// get a block of another family.
+func TestOneFamilyIsMissing(t *testing.T) {
+	t.Parallel()
+	r, clock := newRegistry(t)
+	acquire(t, r, claim(pooled("pods", "10.244.0.0/28 28"), "other"))
+	acquire(t, r, claim(pooled("pods", "fd00::/124 124"), "a"))
+	clock.advance(ttl / 2)
+	both := pooled("pods", "10.244.0.0/28 28", "fd00::/124 124")
+	own, err := r.Acquire(t.Context(), claim(both, "a"))
+	wantError(t, err, lease.ErrNoBlock, "IPv4")
+	if len(own) != 1 || own[0].Expires.Sub(clock.now()) < ttl-time.Second {
+		t.Errorf("got %+v", own)
+	}
 }
 
 func TestWatchSeesPools(t *testing.T) {

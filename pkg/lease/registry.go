@@ -53,6 +53,10 @@ type Registry struct {
 	Notice time.Duration
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
+	// Elapsed is a clock that nobody sets; nil: the time of this process.
+	Elapsed func() time.Duration
+
+	watched watched
 }
 
 // Claim is what a node wants of a network.
@@ -143,7 +147,8 @@ func (r *Registry) list(ctx context.Context, network string) ([]stored, store.Re
 // Acquire returns the node's leases of a network, at least one of each family,
 // claiming what it doesn't have yet. Leases that it has are renewed, and brought
 // up to date with the VTEP; so Acquire is what a node calls at every start. The
-// leases of a family are in the order in which the node claimed them.
+// leases of a family are in the order in which the node claimed them. An error
+// that wraps ErrNoBlock comes with the leases that the node does have.
 func (r *Registry) Acquire(ctx context.Context, c *Claim) ([]Lease, error) {
 	if err := errors.Join(ValidateName("node", c.Node), c.Network.Validate()); err != nil {
 		return nil, err
@@ -176,27 +181,25 @@ func (r *Registry) acquire(ctx context.Context, c *Claim) ([]Lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	var kept []Lease
-	for _, f := range c.Network.Families() {
-		had := len(kept)
-		for _, l := range own {
-			if l.Family() != f {
-				continue
-			}
-			l, err := r.replace(ctx, l, c.lease(l.Block, l.Index, r.expiry()))
-			if err != nil {
-				return nil, err
-			}
-			kept = append(kept, l)
+	kept := make([]Lease, 0, len(own))
+	for _, l := range own { // first, whatever becomes of the rest
+		l, err := r.replace(ctx, l, c.lease(l.Block, l.Index, r.expiry()))
+		if err != nil {
+			return nil, err
 		}
-		if len(kept) == had {
-			l, err := r.claim(ctx, c, f, leases, nextIndex(own))
-			if err != nil {
-				return nil, err
-			}
-			kept = append(kept, l)
-		}
+		kept = append(kept, l)
 	}
+	for _, f := range c.Network.Families() {
+		if slices.ContainsFunc(kept, func(l Lease) bool { return l.Family() == f }) {
+			continue
+		}
+		l, err := r.claim(ctx, c, f, leases, nextIndex(own))
+		if err != nil {
+			return kept, err
+		}
+		kept = append(kept, l)
+	}
+	slices.SortStableFunc(kept, func(a, b Lease) int { return cmp.Compare(a.Family(), b.Family()) })
 	return kept, nil
 }
 

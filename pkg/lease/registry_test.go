@@ -39,12 +39,25 @@ const (
 	fence = 10 * time.Minute
 )
 
+// look is the pause between two looks at the store.
+const look = 30 * time.Second
+
+// watch lets a node claim in vain, look after look, for the time of a notice.
+func watch(t *testing.T, r *lease.Registry, clock *clock, c *lease.Claim) {
+	t.Helper()
+	for range lease.DefaultNotice / look {
+		_, err := r.Acquire(t.Context(), c)
+		wantError(t, err, lease.ErrNoBlock)
+		clock.advance(look)
+	}
+}
+
 // reclaim lets a node claim until the notice that it gave has passed.
 func reclaim(t *testing.T, r *lease.Registry, clock *clock, c *lease.Claim) []lease.Lease {
 	t.Helper()
-	_, err := r.Acquire(t.Context(), c)
+	_, err := r.Acquire(t.Context(), c) // gives notice, which is seen from the next look on
 	wantError(t, err, lease.ErrNoBlock)
-	clock.advance(lease.DefaultNotice)
+	watch(t, r, clock, c)
 	return acquire(t, r, c)
 }
 
@@ -60,7 +73,15 @@ func openStore(t testing.TB) *local.Store {
 func newRegistry(t testing.TB) (*lease.Registry, *clock) {
 	t.Helper()
 	c := &clock{at: time.Unix(1_700_000_000, 0)}
-	return &lease.Registry{Store: openStore(t), TTL: ttl, Fence: fence, Now: c.now}, c
+	return registryOn(openStore(t), c), c
+}
+
+// registryOn is what one node has: what it sees is its own.
+func registryOn(s store.Store, c *clock) *lease.Registry {
+	return &lease.Registry{
+		Store: s, TTL: ttl, Fence: fence, Now: c.now,
+		Elapsed: func() time.Duration { return c.now().Sub(time.Unix(1_700_000_000, 0)) },
+	}
 }
 
 func claim(n lease.Network, node string) *lease.Claim {
@@ -274,12 +295,8 @@ func TestReclaimOnlyWithinTheNetwork(t *testing.T) {
 	clock.advance(ttl + fence + time.Hour)
 	n := network("pods", "10.244.0.0/24")
 	acquire(t, r, claim(n, "a"))
-	for range 2 {
-		if leases, err := r.Acquire(t.Context(), claim(n, "b")); !errors.Is(err, lease.ErrNoBlock) {
-			t.Errorf("got %v, %v, want no block", blocksOf(leases), err)
-		}
-		clock.advance(lease.DefaultNotice)
-	}
+	watch(t, r, clock, claim(n, "b"))
+	watch(t, r, clock, claim(n, "b"))
 }
 
 func TestLeasesWithoutEndAreNotReclaimed(t *testing.T) {
@@ -358,8 +375,8 @@ func TestRenewWhileOthersWrite(t *testing.T) {
 			n := network("pods", "10.244.0.0/24")
 			own := acquire(t, r, claim(n, "a"))
 			clock.advance(ttl / 2)
-			plain := *r
-			r.Store = &interfering{Store: plain.Store, do: func(string) { test.do(t, &plain, n) }}
+			plain := registryOn(r.Store, clock)
+			r.Store = &interfering{Store: plain.Store, do: func(string) { test.do(t, plain, n) }}
 			if _, err := r.Renew(t.Context(), own); !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
@@ -577,13 +594,13 @@ func TestReclaimAtOnce(t *testing.T) {
 	clock.advance(ttl + fence)
 	const nodes = 20
 	errs := make([]error, nodes)
-	for range 2 { // to say so, and to take it
+	for range 2 + lease.DefaultNotice/look { // to say so, to wait, and to take it
 		var all sync.WaitGroup
 		for i := range nodes {
 			all.Go(func() { _, errs[i] = r.Acquire(context.Background(), claim(n, fmt.Sprintf("node-%d", i))) })
 		}
 		all.Wait()
-		clock.advance(lease.DefaultNotice)
+		clock.advance(look)
 	}
 	winners := 0
 	for _, err := range errs {

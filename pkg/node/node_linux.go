@@ -66,10 +66,14 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 		return nil, err
 	}
 	facts, own, err := n.acquire(ctx)
-	if err != nil {
+	lacking := previous != nil && len(own) > 0 && errors.Is(err, lease.ErrNoBlock)
+	if err != nil && !lacking {
 		return nil, err
 	}
 	own, problem := n.blocks().Balance(ctx, n.claim(facts), own)
+	if lacking { // a family that the network has only got: the rest must go on
+		problem = err.Error()
+	}
 	view, err := n.Registry.View(ctx, n.Spec.Name)
 	if err != nil {
 		return nil, err
