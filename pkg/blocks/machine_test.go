@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -39,6 +38,7 @@ type machine struct {
 	path      string
 	opened    []*ipam.Ledger // by the daemon
 	noLedger  bool           // the next time that it opens the ledger fails
+	asked     func()         // when the keeper next asks for the time
 
 	state  *nodestate.State // nil: none is written
 	pods   []*pod
@@ -73,6 +73,16 @@ type call struct {
 func (m *machine) wall() time.Time       { return m.cluster.now().Add(m.offset) }
 func (m *machine) uptime() time.Duration { return m.cluster.at - m.booted }
 
+// steady is the clock that the keeper sees: within a process the system's is. It
+// asks once it has seen how full the blocks are.
+func (m *machine) steady() time.Time {
+	if asked := m.asked; asked != nil {
+		m.asked = nil
+		asked()
+	}
+	return m.cluster.now()
+}
+
 // options of the ledger, as the plugin and the daemon open it.
 func (m *machine) options() ipam.Options {
 	return ipam.Options{BootID: fmt.Sprint(m.instance, "-", m.boots), Now: m.wall, Live: m.live}
@@ -96,7 +106,7 @@ func (m *machine) start() {
 	}
 	m.keeper = &blocks.Keeper{
 		Registry: m.registry, Open: m.open, Pooled: true, Grace: m.cluster.world.grace, Log: slog.New(slog.DiscardHandler),
-		Now: m.cluster.now, // within a process the system's clock is steady
+		Now: m.steady,
 	}
 	m.collector = ipam.Collector{Grace: m.cluster.world.grace}
 }
@@ -188,7 +198,7 @@ func (m *machine) usable() bool { return m.state != nil && !m.state.Expired(m.wa
 func (m *machine) allocate(a ipam.Attachment, s *nodestate.State) (*pod, error) {
 	p := &pod{Attachment: a}
 	err := m.withLedger(func(ctx context.Context, l *ipam.Ledger) error {
-		request := ipam.Request{Attachment: a, Sets: intent.PodRanges(s.Blocks())}
+		request := ipam.Request{Attachment: a, Sets: blocks.PodRanges(s.Blocks())}
 		got, err := l.Allocate(ctx, request)
 		if errors.Is(err, ipam.ErrHeld) { // left of an ADD that was killed
 			if _, err := l.Release(ctx, a); err != nil {
@@ -297,7 +307,6 @@ func (m *machine) die() {
 	m.dead = true
 	m.state, m.pods, m.calls = nil, nil, nil
 	m.client.cut = true
-	m.cluster.must(os.Remove(m.path))
 }
 
 // newMachine makes a node; its ledger is another's of the same number, emptied.
