@@ -354,7 +354,7 @@ func TestAudit(t *testing.T) {
 		n := &network{name: "pods", audit: func(int) error { return errStore }}
 		began := time.Now()
 		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
-		time.Sleep(10 * agent.Audit)
+		<-time.After(10 * agent.Audit)
 		stop()
 		if len(n.audits) < 10 || len(n.audits) > 13 {
 			t.Errorf("%d audits in %s", len(n.audits), time.Since(began))

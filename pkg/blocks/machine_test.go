@@ -101,14 +101,15 @@ func (m *machine) live(context.Context) (live []ipam.Allocation, err error) {
 
 // start is what the daemon's process begins with: nothing.
 func (m *machine) start() {
+	w := &m.cluster.world
 	m.registry = &lease.Registry{
-		Store: m.client, TTL: m.cluster.world.ttl, Fence: m.cluster.world.fence, Notice: m.cluster.world.notice, Now: m.wall,
+		Store: m.client, TTL: w.ttl, Fence: w.fence, Notice: w.notice, Now: m.wall, Elapsed: m.uptime,
 	}
 	m.keeper = &blocks.Keeper{
-		Registry: m.registry, Open: m.open, Pooled: true, Grace: m.cluster.world.grace, Log: slog.New(slog.DiscardHandler),
+		Registry: m.registry, Open: m.open, Pooled: true, Grace: w.grace, Log: slog.New(slog.DiscardHandler),
 		Now: m.steady,
 	}
-	m.collector = ipam.Collector{Grace: m.cluster.world.grace}
+	m.collector = ipam.Collector{Grace: w.grace}
 }
 
 // open is how the daemon opens the ledger.
@@ -156,10 +157,14 @@ func (m *machine) sync() error {
 		return err
 	}
 	own, err := m.registry.Acquire(ctx, m.claim(facts.Network))
-	if err != nil {
+	lacking := previous != nil && len(own) > 0 && errors.Is(err, lease.ErrNoBlock)
+	if err != nil && !lacking {
 		return err
 	}
 	own, problem := m.keeper.Balance(ctx, m.claim(facts.Network), own)
+	if lacking {
+		problem = err.Error()
+	}
 	view, err := m.registry.View(ctx, m.spec.Name)
 	if err != nil {
 		return err
@@ -215,7 +220,7 @@ func (m *machine) allocate(a ipam.Attachment, s *nodestate.State) (*pod, error) 
 		return nil, err
 	}
 	m.pods = append(m.pods, p)
-	m.cluster.given(m, p)
+	m.cluster.given(m, p, len(blocks.PodRanges(s.Blocks())))
 	return p, nil
 }
 

@@ -162,7 +162,7 @@ func visitLab(ctx context.Context) error {
 		if runtime.NumGoroutine() <= goroutines {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if n := runtime.NumGoroutine(); n > goroutines {
 		return fmt.Errorf("%d goroutines before, %d after", goroutines, n)
@@ -322,10 +322,10 @@ func TestKillOfWhatHasEnded(t *testing.T) {
 		return err == nil && strings.Contains(string(stat), ") Z ")
 	}
 	for !ended() {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	cancel()
-	time.Sleep(50 * time.Millisecond) // for the context's end to be noticed before the process's
+	<-time.After(50 * time.Millisecond) // for the context's end to be noticed before the process's
 	if err := c.Kill(); err != nil {
 		t.Errorf("got %v", err)
 	}

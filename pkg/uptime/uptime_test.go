@@ -15,7 +15,7 @@ func TestNow(t *testing.T) {
 		t.Fatalf("got %s, %v", first, err)
 	}
 	const pause = 20 * time.Millisecond
-	time.Sleep(pause)
+	<-time.After(pause)
 	second, err := uptime.Now()
 	if passed := time.Since(wall); err != nil || second-first < pause || second-first > passed {
 		t.Errorf("%s passed of %s, %v", second-first, passed, err)
