@@ -45,7 +45,8 @@ type machine struct {
 	calls  []*call           // ADDs on their way
 	killed []ipam.Attachment // of which something may be left
 
-	seen      time.Duration // when the daemon last reached the store, in true time
+	began     time.Duration // the last sync, in true time
+	seen      time.Duration // the last sync that reached the store all the time
 	connected time.Duration // since when it could
 }
 
@@ -143,6 +144,7 @@ func (m *machine) claim(joined lease.Network) *lease.Claim {
 // sync is node.Network.Sync.
 func (m *machine) sync() error {
 	defer func() { m.opened = nil }()
+	m.began = m.cluster.at
 	ctx := context.Background()
 	previous := m.state
 	if previous == nil { // to know whether the node is a fresh one

@@ -65,20 +65,42 @@ func (r *Registry) overwrite(ctx context.Context, revision store.Revision, want 
 // nobody could reach the store: everybody's lease has expired then, and the
 // first to come back must not take the others' blocks.
 func (r *Registry) reclaim(ctx context.Context, c *Claim, l *stored, index int) (Lease, error) {
-	own := l.Notice != nil && l.Notice.Node == c.Node
-	if own && r.watched.stood(r, l) >= r.notice() {
-		return r.overwrite(ctx, l.revision, c.lease(l.Block, index, r.expiry()))
+	stood, err := r.unopposed(ctx, c, l)
+	if err != nil {
+		return Lease{}, err
 	}
-	if !own {
-		noticed := *l
-		noticed.Notice = &Notice{Node: c.Node, At: r.now().UTC()}
-		if _, err := r.overwrite(ctx, l.revision, &noticed.Lease); err != nil {
-			return Lease{}, err
-		}
+	if stood {
+		return r.overwrite(ctx, l.revision, c.lease(l.Block, index, r.expiry()))
 	}
 	return Lease{}, fmt.Errorf("%w of %s in network %s: block %s of node %s, whose lease expired at %s, is taken unless it is renewed within %s",
 		ErrNoBlock, l.Family(), l.Network, l.Block, l.Node, l.Expires.Format(time.RFC3339), r.notice())
 }
+
+// inherit says, by no error, that a lapsed lease is the claimant's: its owner had
+// the claimant's name, and the time to object.
+func (r *Registry) inherit(ctx context.Context, c *Claim, l *stored) error {
+	stood, err := r.unopposed(ctx, c, l)
+	if stood || err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: node name %s was used by another machine, at %v, whose lease of %s expired at %s: it is taken unless it is renewed within %s",
+		ErrConflict, l.Node, l.VTEP.Underlay, l.Block, l.Expires.Format(time.RFC3339), r.notice())
+}
+
+// unopposed says whether the claimant's notice has stood for its time; it gives
+// notice where there is none of the claimant's.
+func (r *Registry) unopposed(ctx context.Context, c *Claim, l *stored) (bool, error) {
+	if c.gave(l.Notice) {
+		return r.watched.stood(r, l) >= r.notice(), nil
+	}
+	noticed := *l
+	noticed.Notice = &Notice{Node: c.Node, Instance: c.Instance, At: r.now().UTC()}
+	_, err := r.overwrite(ctx, l.revision, &noticed.Lease)
+	return false, err
+}
+
+// gave says whether a notice is the claimant's.
+func (c *Claim) gave(n *Notice) bool { return n != nil && n.Node == c.Node && n.Instance == c.Instance }
 
 func (r *Registry) notice() time.Duration {
 	if r.Notice == 0 {
@@ -97,7 +119,7 @@ func (r *Registry) abandoned(c *Claim, f Family, leases []stored) *stored {
 		if l.Family() != f || !l.Expired(r.fenced()) || !c.mayHave(l.Block) {
 			continue
 		}
-		if stood := r.watched.stood(r, l); l.Notice != nil && l.Notice.Node != c.Node && stood < 2*r.notice() {
+		if stood := r.watched.stood(r, l); l.Notice != nil && !c.gave(l.Notice) && stood < 2*r.notice() {
 			continue
 		}
 		if oldest == nil || l.Expires.Before(oldest.Expires) {

@@ -32,7 +32,7 @@ func TestInstances(t *testing.T) {
 		{"under a new name", claim("n9", "a", "192.0.2.1"), 0, true, false},
 		{"installed anew", claim("n1", "b", "192.0.2.1"), 0, true, false},
 		{"another machine of the name", claim("n1", "b", "192.0.2.2"), 0, false, true},
-		{"another one, when the first is long gone", claim("n1", "b", "192.0.2.2"), 2 * time.Hour, true, false},
+		{"another one, when the first is long gone", claim("n1", "b", "192.0.2.2"), 2 * time.Hour, false, true},
 		{"another machine", claim("n2", "b", "192.0.2.2"), 0, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -53,6 +53,30 @@ func TestInstances(t *testing.T) {
 				t.Errorf("after %v it got %v, %v", first, second, err)
 			}
 		})
+	}
+}
+
+// TestInherit: another machine of the name gets the first one's block when that
+// is long gone, and doesn't object.
+func TestInherit(t *testing.T) {
+	t.Parallel()
+	r, clock := newRegistry(t)
+	n := network("pods", "10.244.0.0/16")
+	machine := func(instance string, underlay string) *lease.Claim {
+		c := claim(n, "n1")
+		c.Instance, c.VTEP.Underlay = instance, []netip.Addr{netip.MustParseAddr(underlay)}
+		return c
+	}
+	first := acquire(t, r, machine("a", "192.0.2.1"))[0]
+	clock.advance(ttl + fence)
+	twin := machine("b", "192.0.2.2")
+	for range 1 + lease.DefaultNotice/look {
+		_, err := r.Acquire(t.Context(), twin)
+		wantError(t, err, lease.ErrConflict, "n1", "192.0.2.1", first.Block.String(), "unless it is renewed")
+		clock.advance(look)
+	}
+	if got := acquire(t, r, twin); len(got) != 1 || got[0].Block != first.Block || got[0].Instance != "b" || got[0].Notice != nil {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -60,8 +60,9 @@ type Lease struct {
 
 // Notice is who wants a block whose lease has expired, and since when.
 type Notice struct {
-	Node string    `json:"node"`
-	At   time.Time `json:"at"`
+	Node     string    `json:"node"`
+	Instance string    `json:"instance,omitempty"`
+	At       time.Time `json:"at"`
 }
 
 // Expired says whether the lease has ended at the given time.
@@ -69,25 +70,39 @@ func (l *Lease) Expired(now time.Time) bool {
 	return !l.Expires.IsZero() && !now.Before(l.Expires)
 }
 
-// isOf says whether the lease is the claimant's. A machine is known by its
-// instance, also under a new name; one that lost its instance, by its name and
-// an underlay address; fenced is the time before which leases have expired for
-// good. The error says that a name is used twice.
-func (l *Lease) isOf(c *Claim, fenced time.Time) (bool, error) {
+// belonging is whose a lease is, as a claimant sees it.
+type belonging int
+
+const (
+	others belonging = iota
+	ours
+	// lapsed: of another machine of our name, whose lease has expired for
+	// good. It is ours when that machine doesn't object.
+	lapsed
+)
+
+// of says whose the lease is. A machine is known by its instance, also under a
+// new name; one that lost its instance, by its name and an underlay address;
+// fenced is the time before which leases have expired for good. The error says
+// that a name is used twice.
+func (l *Lease) of(c *Claim, fenced time.Time) (belonging, error) {
 	switch {
 	case c.Instance != "" && l.Instance == c.Instance:
-		return true, nil
+		return ours, nil
 	case l.Node != c.Node:
-		return false, nil
-	case c.Instance == "" || l.Instance == "" || l.Expired(fenced):
-		return true, nil
+		return others, nil
+	case c.Instance == "" || l.Instance == "":
+		return ours, nil
 	}
 	for _, a := range c.VTEP.Underlay {
 		if slices.Contains(l.VTEP.Underlay, a) {
-			return true, nil
+			return ours, nil
 		}
 	}
-	return false, fmt.Errorf("%w: node name %s is used by another machine, at %v, whose lease of %s hasn't expired",
+	if l.Expired(fenced) {
+		return lapsed, nil
+	}
+	return others, fmt.Errorf("%w: node name %s is used by another machine, at %v, whose lease of %s hasn't expired",
 		ErrConflict, l.Node, l.VTEP.Underlay, l.Block)
 }
 

@@ -223,15 +223,23 @@ func (r *Registry) seen(ctx context.Context, c *Claim) (leases []stored, own []*
 	if leases, _, err = r.list(ctx, c.Network.Name); err != nil {
 		return nil, nil, err
 	}
+	var errs []error
 	for i := range leases {
 		l := &leases[i]
-		is, err := l.isOf(c, r.fenced())
+		whose, err := l.of(c, r.fenced())
 		if err != nil {
 			return nil, nil, err
 		}
-		if is && c.Network.Contains(l.Block.Addr()) {
-			own = append(own, l)
+		if whose == others || !c.Network.Contains(l.Block.Addr()) {
+			continue
 		}
+		if whose == lapsed {
+			errs = append(errs, r.inherit(ctx, c, l))
+		}
+		own = append(own, l)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, nil, err
 	}
 	slices.SortStableFunc(own, func(a, b *stored) int { return cmp.Compare(a.Index, b.Index) })
 	return leases, own, nil
