@@ -6,6 +6,7 @@ package blocks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -31,6 +32,9 @@ type Keeper struct {
 	Registry *lease.Registry
 	// Open opens the network's ledger.
 	Open func() (*ipam.Ledger, error)
+	// Live lists the addresses in use, whatever the ledger says; nil: nobody
+	// knows.
+	Live func(ctx context.Context) ([]ipam.Allocation, error)
 	// Pooled: blocks come and go; else the node has those that it has.
 	Pooled bool
 	// Grace is how long a block stays after its last address was freed.
@@ -151,6 +155,9 @@ func (k *Keeper) giveBack(ctx context.Context, l *ipam.Ledger, own []lease.Lease
 		return own, nil
 	}
 	if err == nil {
+		err = k.unused(ctx, block)
+	}
+	if err == nil {
 		err = k.Registry.ReleaseBlock(ctx, &own[at])
 	}
 	if err != nil {
@@ -158,6 +165,24 @@ func (k *Keeper) giveBack(ctx context.Context, l *ipam.Ledger, own []lease.Lease
 	}
 	k.Log.Info("block is given back", "block", block)
 	return slices.Delete(slices.Clone(own), at, at+1), nil
+}
+
+// unused makes sure that no pod has an address of a block which the ledger says
+// is empty: it may have been rebuilt from the wrong interfaces.
+func (k *Keeper) unused(ctx context.Context, block netip.Prefix) error {
+	if k.Live == nil {
+		return nil
+	}
+	live, err := k.Live(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range live {
+		if block.Contains(a.Address) {
+			return fmt.Errorf("block %s isn't given back: %s has %s, which the ledger doesn't know", block, a.Attachment, a.Address)
+		}
+	}
+	return nil
 }
 
 // admitForeign lets the ledger forget what was withdrawn of blocks that aren't

@@ -27,7 +27,7 @@ func network(d *decoder, name string) (lease.Network, error) {
 	n.CIDRs = d.prefixes("cidrs")
 	n.Pools = pools(d)
 	if len(n.CIDRs) > 0 && n.Pooled() {
-		d.fail("pools", nil, "can't stand beside cidrs: each pool has its own")
+		d.fail("pools", []byte(fmt.Sprint(n.Pools[0].CIDR)), "can't stand beside cidrs: each pool has its own")
 	}
 	field(d, "windows", "true or false", &n.Windows)
 	if lengths, ok := d.object("blockLength"); ok {

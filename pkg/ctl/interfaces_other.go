@@ -11,6 +11,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/ipam"
 )
 
-func interfaces(context.Context, string) ([]ipam.Allocation, error) {
+func interfaces(context.Context, string, string) ([]ipam.Allocation, error) {
 	return nil, fmt.Errorf("on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }

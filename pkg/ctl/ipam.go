@@ -34,7 +34,9 @@ type IPAM struct {
 func (c *IPAM) live(ctx context.Context, network string) ([]ipam.Allocation, error) {
 	list := c.Live
 	if list == nil {
-		list = interfaces
+		list = func(ctx context.Context, network string) ([]ipam.Allocation, error) {
+			return interfaces(ctx, c.Node.RunDir, network)
+		}
 	}
 	live, err := list(ctx, network)
 	if err != nil {

@@ -79,6 +79,7 @@ func Decide(blocks []Block, policy Policy) Decision {
 func (d *Decision) decide(f lease.Family, own []Block, policy Policy) {
 	free, wanted := tally(own)
 	first, withdrawn := own[0], withdrawn(own)
+	settled := len(withdrawn) == 0
 	switch {
 	case first.Withdrawn:
 		d.Admit = append(d.Admit, first.Prefix)
@@ -90,7 +91,7 @@ func (d *Decision) decide(f lease.Family, own []Block, policy Policy) {
 		d.Claim = append(d.Claim, f)
 	}
 	d.Return = append(d.Return, withdrawn...)
-	if len(d.Admit)+len(withdrawn) > 0 {
+	if !settled {
 		return
 	}
 	for _, b := range slices.Backward(own[1:]) {

@@ -193,4 +193,9 @@ func TestFreeBlockOfALargeNetwork(t *testing.T) {
 	if got, ok := freeBlock(&Claim{Network: n, Node: "late"}, IPv4, heldBy("other", append(all[:4711:4711], all[4712:]...)...)); !ok || got != all[4711] {
 		t.Errorf("got %s, want the one that is left, %s", got, all[4711])
 	}
+	// 2^58 blocks, and a lease that covers them all.
+	wide := Network{Name: "pods", CIDRs: []netip.Prefix{netip.MustParsePrefix("fd00::/64")}, BlockLength: BlockLength{IPv6: 122}}
+	if got, ok := freeBlock(&Claim{Network: wide, Node: "late"}, IPv6, heldBy("other", netip.MustParsePrefix("fd00::/48"))); ok {
+		t.Errorf("found %s in a network that is covered", got)
+	}
 }

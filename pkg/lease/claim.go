@@ -154,13 +154,16 @@ func freeBlock(c *Claim, f Family, leases []stored) (netip.Prefix, bool) {
 // the same block, and a node that comes back is likely to find those it had.
 func (p *Pool) free(node string, leases []stored) (netip.Prefix, bool) {
 	taken := make(map[netip.Prefix]bool, len(leases))
-	var odd []netip.Prefix // of another length: they may cover several of ours
+	var odd []netip.Prefix // of another length: they may cover several of ours, or all
 	for i := range leases {
 		if block := leases[i].Block; block.Bits() == p.BlockLength {
 			taken[block] = true
 		} else if block.Overlaps(p.CIDR) {
 			odd = append(odd, block)
 		}
+	}
+	if slices.ContainsFunc(odd, func(b netip.Prefix) bool { return b.Bits() <= p.CIDR.Bits() }) {
+		return netip.Prefix{}, false
 	}
 	count := blockCount(p.CIDR, p.BlockLength)
 	start := hash(node) % count

@@ -58,6 +58,13 @@ func (n *Network) pools() []Pool {
 	return pools
 }
 
+// familiesFor are those of which a node with the labels may claim blocks.
+func (n *Network) familiesFor(labels map[string]string) []Family {
+	return slices.DeleteFunc(n.Families(), func(f Family) bool {
+		return !slices.ContainsFunc(n.pools(), func(p Pool) bool { return FamilyOf(p.CIDR.Addr()) == f && p.selects(labels) })
+	})
+}
+
 // completePools fills in the pools' defaults, and the CIDRs that follow from
 // them.
 func (n *Network) completePools() {

@@ -28,6 +28,11 @@ func pooled(name string, pools ...string) lease.Network {
 	return n.Complete()
 }
 
+func asWindows(n lease.Network) lease.Network {
+	n.Windows = true
+	return n
+}
+
 func TestPools(t *testing.T) {
 	t.Parallel()
 	n := pooled("pods", "10.244.0.0/16", "10.9.0.0/28", "fd00::/64", "10.8.0.0/20 24")
@@ -41,12 +46,8 @@ func TestPools(t *testing.T) {
 	if err := n.Validate(); err != nil {
 		t.Error(err)
 	}
-	windows := func(n lease.Network) lease.Network {
-		n.Windows = true
-		return n
-	}
 	plain := lease.Network{Name: "pods", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, BlockLength: lease.BlockLength{IPv4: 30}}
-	lowVNI := windows(pooled("pods", "10.244.0.0/16"))
+	lowVNI := asWindows(pooled("pods", "10.244.0.0/16"))
 	lowVNI.VNI = 4095
 	both := pooled("pods", "10.244.0.0/16")
 	both.BlockLength.IPv4 = 24
@@ -59,11 +60,11 @@ func TestPools(t *testing.T) {
 		"a block too small":     {pooled("pods", "10.244.0.0/16", "fd00::/64 127"), `pools[1].blockLength: "127": must be within 64..126`},
 		"host bits":             {pooled("pods", "10.244.0.1/16"), "pools[0].cidr"},
 		"both kinds":            {both, "blockLength: "},
-		"Windows":               {windows(pooled("pods", "10.244.0.0/16 29")), ""},
-		"Windows, small blocks": {windows(pooled("pods", "10.244.0.0/16 30")), `pools[0].blockLength: "30": must be at most 29`},
-		"Windows, IPv6":         {windows(pooled("pods", "fd00::/64 126")), ""},
+		"Windows":               {asWindows(pooled("pods", "10.244.0.0/16 29")), ""},
+		"Windows, small blocks": {asWindows(pooled("pods", "10.244.0.0/16 30")), `pools[0].blockLength: "30": must be at most 29`},
+		"Windows, IPv6":         {asWindows(pooled("pods", "fd00::/64 126")), ""},
 		"Windows, low VNI":      {lowVNI, `vni: "4095": must be within 4096..65535`},
-		"Windows without pools": {windows(plain.Complete()), `blockLength.ipv4: "30": must be at most 29`},
+		"Windows without pools": {asWindows(plain.Complete()), `blockLength.ipv4: "30": must be at most 29`},
 	} {
 		err := test.n.Validate()
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
@@ -105,6 +106,7 @@ func TestGrowIsRefused(t *testing.T) {
 	t.Parallel()
 	r, _ := newRegistry(t)
 	for _, n := range []lease.Network{pooled("pods", "10.244.0.0/16 26"), network("storage", "10.9.0.0/16")} {
+		n.MTU = 1200 // which IPv6 can't have
 		if n.Name == "storage" {
 			n.VNI = 5000
 		}
@@ -121,6 +123,8 @@ func TestGrowIsRefused(t *testing.T) {
 		{pooled("pods", "10.244.0.0/15"), []string{"pool 10.244.0.0/16 beside 10.244.0.0/15"}},
 		{pooled("pods", "10.244.0.0/16", "10.9.8.0/24"), []string{"pods", "pools[1].cidr", "10.9.8.0/24", "storage"}},
 		{network("pods", "10.244.0.0/16"), []string{"pools", "cidrs"}},
+		{asWindows(pooled("pods", "10.244.0.0/16")), []string{"windows false, not true"}},
+		{pooled("pods", "10.244.0.0/16", "fd00::/64"), []string{"mtu", "1200", "pods"}},
 	} {
 		_, err := r.Join(t.Context(), &test.n)
 		wantError(t, err, lease.ErrConflict, test.parts...)
@@ -226,6 +230,21 @@ func TestNodeSelector(t *testing.T) {
 	_, err := r.Acquire(t.Context(), claim(n, "n5"))
 	wantError(t, err, lease.ErrNoBlock, "n5")
 	acquire(t, r, claim(n, "n4")) // has its block already
+}
+
+// TestFamilyOfOtherNodes: a node comes up without the family whose pools select
+// others.
+func TestFamilyOfOtherNodes(t *testing.T) {
+	t.Parallel()
+	r, _ := newRegistry(t)
+	n := pooled("pods", "10.244.0.0/16", "fd00::/64")
+	n.Pools[1].NodeSelector = map[string]string{"zone": "b"}
+	if own := acquire(t, r, claim(n, "a")); len(own) != 1 || own[0].Family() != lease.IPv4 {
+		t.Errorf("acquired %v", blocksOf(own))
+	}
+	n.Pools[0].NodeSelector = n.Pools[1].NodeSelector
+	_, err := r.Acquire(t.Context(), claim(n, "c"))
+	wantError(t, err, lease.ErrNoBlock, "no pool of network pods selects node c")
 }
 
 // TestNotice: a block whose lease has expired isn't taken from an owner who is

@@ -35,6 +35,8 @@ func (r *Registry) Join(ctx context.Context, n *Network) (Network, error) {
 		}
 		wrote, err := r.register(ctx, n, have)
 		switch {
+		case errors.Is(err, ErrConflict):
+			return Network{}, errors.Join(err, r.undo(ctx, own))
 		case err == nil:
 			own = wrote
 		case !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound):
@@ -62,6 +64,9 @@ func (r *Registry) register(ctx context.Context, n *Network, have *registration)
 		return w, err
 	}
 	extended, _ := have.extended(n)
+	if err := extended.Validate(); err != nil { // as those see it who have registered it
+		return nil, fmt.Errorf("%w: network %s is registered, and can't have the pools: %w", ErrConflict, n.Name, err)
+	}
 	value, err := json.Marshal(extended)
 	if err == nil {
 		w.before = &have.Network
@@ -126,7 +131,7 @@ func (n *Network) difference(registered *Network) string {
 		name       string
 		there, own any
 	}
-	values := []value{{"vni", registered.VNI, n.VNI}, {"port", registered.Port, n.Port}}
+	values := []value{{"vni", registered.VNI, n.VNI}, {"port", registered.Port, n.Port}, {"windows", registered.Windows, n.Windows}}
 	if !n.Pooled() && !registered.Pooled() {
 		values = append(values, value{"cidrs", registered.CIDRs, n.CIDRs}, value{"blockLength", registered.BlockLength, n.BlockLength})
 	}

@@ -144,8 +144,8 @@ func (r *Registry) list(ctx context.Context, network string) ([]stored, store.Re
 	return leases, revision, nil
 }
 
-// Acquire returns the node's leases of a network, at least one of each family,
-// claiming what it doesn't have yet. Leases that it has are renewed, and brought
+// Acquire returns the node's leases of a network, at least one of each family of
+// which a pool selects the node, claiming what it doesn't have yet. Leases that it has are renewed, and brought
 // up to date with the VTEP; so Acquire is what a node calls at every start. The
 // leases of a family are in the order in which the node claimed them. An error
 // that wraps ErrNoBlock comes with the leases that the node does have.
@@ -189,7 +189,11 @@ func (r *Registry) acquire(ctx context.Context, c *Claim) ([]Lease, error) {
 		}
 		kept = append(kept, l)
 	}
-	for _, f := range c.Network.Families() {
+	families := c.Network.familiesFor(c.Labels)
+	if len(families) == 0 && len(kept) == 0 {
+		return nil, fmt.Errorf("%w: no pool of network %s selects node %s, whose labels are %v", ErrNoBlock, c.Network.Name, c.Node, c.Labels)
+	}
+	for _, f := range families {
 		if slices.ContainsFunc(kept, func(l Lease) bool { return l.Family() == f }) {
 			continue
 		}

@@ -122,13 +122,23 @@ func (n *Network) hold(ctx context.Context, l *ipam.Ledger, orphaned ipam.Alloca
 	if len(addresses) == 0 {
 		return nil // of a block that isn't ours any more
 	}
-	_, err := l.Allocate(ctx, ipam.Request{Attachment: orphaned.Attachment, Sets: sets, Addresses: addresses})
-	if errors.Is(err, ipam.ErrTaken) || errors.Is(err, ipam.ErrHeld) || errors.Is(err, ipam.ErrInvalid) {
+	a := intent.Attachment{Network: n.Spec.Name, Container: orphaned.ContainerID, Interface: orphaned.Interface}
+	at, cancel := context.WithTimeout(ctx, auditPatience)
+	defer cancel()
+	err := Exclusively(at, n.RunDir, a, func() error {
+		still, err := Live(ctx, n.Spec.Name)
+		if err != nil || !slices.Contains(still, orphaned) {
+			return err
+		}
+		_, err = l.Allocate(ctx, ipam.Request{Attachment: orphaned.Attachment, Sets: sets, Addresses: addresses})
+		if err == nil {
+			n.Log.Warn("address of a running pod is written into the ledger again", "network", n.Spec.Name, "addresses", addresses,
+				"container", orphaned.ContainerID, "interface", orphaned.Interface)
+		}
+		return err
+	})
+	if errors.Is(err, ErrBusy) || errors.Is(err, ipam.ErrTaken) || errors.Is(err, ipam.ErrHeld) || errors.Is(err, ipam.ErrInvalid) {
 		return nil
-	}
-	if err == nil {
-		n.Log.Warn("address of a running pod is written into the ledger again", "network", n.Spec.Name, "addresses", addresses,
-			"container", orphaned.ContainerID, "interface", orphaned.Interface)
 	}
 	return err
 }

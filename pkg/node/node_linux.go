@@ -66,7 +66,7 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 		return nil, err
 	}
 	facts, own, err := n.acquire(ctx)
-	lacking := previous != nil && len(own) > 0 && errors.Is(err, lease.ErrNoBlock)
+	lacking := !fresh && len(own) > 0 && errors.Is(err, lease.ErrNoBlock)
 	if err != nil && !lacking {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (n *Network) claim(f *intent.Facts) *lease.Claim {
 func (n *Network) blocks() *blocks.Keeper {
 	n.once.Do(func() {
 		n.keeper = &blocks.Keeper{
-			Registry: n.Registry, Open: n.openLedger, Pooled: n.Spec.Pooled(), Grace: n.Grace, Log: n.Log.With("network", n.Spec.Name),
+			Registry: n.Registry, Open: n.openLedger, Live: n.live, Pooled: n.Spec.Pooled(), Grace: n.Grace, Log: n.Log.With("network", n.Spec.Name),
 		}
 	})
 	return n.keeper
@@ -140,9 +140,11 @@ func (n *Network) openLedger() (*ipam.Ledger, error) {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
 	return ipam.OpenLedger(n.Ledger, ipam.Options{
-		Live: func(ctx context.Context) ([]ipam.Allocation, error) { return Live(ctx, n.Spec.Name) },
+		Live: n.live,
 	})
 }
+
+func (n *Network) live(ctx context.Context) ([]ipam.Allocation, error) { return Live(ctx, n.Spec.Name) }
 
 // labels are the node's, and those that every node has.
 func (n *Network) labels() map[string]string {
@@ -162,7 +164,9 @@ func (n *Network) previous(ctx context.Context) (state *nodestate.State, fresh b
 	if err != nil {
 		return nil, false, err
 	}
-	return nil, !slices.ContainsFunc(view.Leases, func(l lease.Lease) bool { return l.Node == n.Node }), nil
+	return nil, !slices.ContainsFunc(view.Leases, func(l lease.Lease) bool {
+		return l.Node == n.Node || n.Instance != "" && l.Instance == n.Instance
+	}), nil
 }
 
 // Pods returns how many pods of the network the node has.

@@ -252,3 +252,22 @@ func TestWatchSeesDemand(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBlockOfRunningPodsStays: though the ledger, wrongly, says that it is empty.
+func TestBlockOfRunningPodsStays(t *testing.T) {
+	t.Parallel()
+	m := newPooled(t, pool("10.244.0.0/24", 28))
+	m.Grace = time.Nanosecond
+	l := m.ledger(t)
+	take(t, l, m.mustSync(t), 0, 13)
+	both := m.mustSync(t)
+	take(t, l, both, 13, 15)
+	m.attach(t, pod(14), addressesOf(t, l, pod(14))...)
+	release(t, l, 0, 15)
+	m.mustSync(t)
+	s := m.mustSync(t)
+	m.wantBlocks(t, s, "a pod runs", 2)
+	if !strings.Contains(s.Problem, "container pod-14") {
+		t.Errorf("the state says %q", s.Problem)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/pkg/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster/clustertest"
 )
@@ -27,11 +28,17 @@ func TestMain(m *testing.M) {
 // overlayctl runs it on a node, and returns its output and exit status.
 func overlayctl(t *testing.T, n *cluster.Node, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
+	return overlayctlIn(t, n.Host, n, args...)
+}
+
+// overlayctlIn runs it in the network namespace of some host.
+func overlayctlIn(t *testing.T, h *lab.Host, n *cluster.Node, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := n.Command(t.Context(), self, append(args, "--run-dir", n.RunDir(), "--data-dir", n.DataDir())...)
+	cmd := h.Command(t.Context(), self, append(args, "--run-dir", n.RunDir(), "--data-dir", n.DataDir())...)
 	var out, errs bytes.Buffer
 	cmd.Env = append(os.Environ(), roleVariable+"=overlayctl")
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -74,6 +81,13 @@ func TestOnANode(t *testing.T) {
 	if stdout := want(0, "", "ipam", "audit"); stdout != "" {
 		t.Errorf("the audit says %s", stdout)
 	}
+	for _, verb := range []string{"audit", "rebuild"} { // where no interface of the node is to be seen
+		stdout, stderr, status := overlayctlIn(t, pods[0].Host, n, "ipam", verb)
+		if status != 1 || !strings.Contains(stderr, "isn't the node's network namespace") {
+			t.Errorf("%s in a pod: status %d\n%s%s", verb, status, stdout, stderr)
+		}
+	}
+	want(0, "", "ipam", "audit")
 	// The interface goes without a DEL, and with it the node's end of it.
 	if err := pods[1].Command(t.Context(), "ip", "link", "delete", "eth0").Run(); err != nil {
 		t.Fatal(err)
