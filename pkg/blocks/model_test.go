@@ -19,7 +19,7 @@ import (
 // A sequence that failed is run again by its seed and with one sequence.
 var (
 	modelSeed      = flag.Uint64("model.seed", 0, "seed of the first sequence of the cluster; 0 is a random one")
-	modelSequences = flag.Int("model.sequences", 2000, "how many sequences of the cluster to run")
+	modelSequences = flag.Int("model.sequences", 10000, "how many sequences of the cluster to run")
 	modelSteps     = flag.Int("model.steps", 60, "how many steps a sequence has")
 )
 
