@@ -1,0 +1,15 @@
+// Package conformance holds CNI plugins to the CNI specification, from outside:
+// it executes them as a runtime does, in network namespaces of its own, and
+// looks at what they print and at what they did to the kernel.
+//
+//	report, err := conformance.Run(ctx, conformance.Target{Conflist: conflist, Bin: dirs}, conformance.Options{})
+//
+// A [Clause] is one sentence of SPEC.md that a plugin can be held to, with its
+// words. A clause passes only when something was exercised: where the target
+// has nothing that it is about, it is not applicable, with the reason.
+//
+// Each check has a node, containers and state folders (/run and /var/lib) that
+// nobody had before; the machine's own network and files are never touched.
+// Running needs Linux and root. Package conformancetest makes subtests of it,
+// the command cni-conformance a table.
+package conformance

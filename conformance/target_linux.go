@@ -1,0 +1,198 @@
+package conformance
+
+// What is tested, read once.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A Target is what is tested: the plugins of a network configuration.
+type Target struct {
+	// Conflist is the network configuration, as in /etc/cni/net.d. Each of its
+	// plugins is held to the clauses, and the first one to those of an
+	// interface plugin, or, when its ipam.type is its own type, of an IPAM
+	// plugin.
+	Conflist []byte
+	// Bin are the folders with the plugins.
+	Bin []string
+	// RuntimeConfig are capability arguments. A plugin is given those that its
+	// configuration declares.
+	RuntimeConfig map[string]json.RawMessage
+	// Args is CNI_ARGS.
+	Args string
+}
+
+// A kind of plugin is what it is asked to do.
+type kind int
+
+const (
+	interfacePlugin kind = iota
+	chainedPlugin
+	ipamPlugin
+)
+
+// A plugin is one of a target.
+type plugin struct {
+	name         string
+	path         string
+	kind         kind
+	conf         map[string]json.RawMessage // as in the conflist, without what is the runtime's
+	capabilities map[string]bool
+	ipam         string // what it delegates to, if any
+}
+
+// A plan is a target as it is executed.
+type plan struct {
+	network  string
+	plugins  []plugin
+	bin      []string
+	capable  map[string]json.RawMessage
+	args     string
+	declared []string // versions, in the conflist
+	versions []string // that all plugins support, oldest first
+	samples  map[string]*sample
+}
+
+// read makes a plan of a target; the versions are still to be asked for.
+func read(t Target) (*plan, error) {
+	var list struct {
+		Name     string                       `json:"name"`
+		Version  string                       `json:"cniVersion"`
+		Versions []string                     `json:"cniVersions"`
+		Plugins  []map[string]json.RawMessage `json:"plugins"`
+	}
+	if err := json.Unmarshal(t.Conflist, &list); err != nil {
+		return nil, fmt.Errorf("read conflist: %w", err)
+	}
+	if list.Name == "" || len(list.Plugins) == 0 {
+		return nil, errors.New("read conflist: it needs name and plugins")
+	}
+	p := &plan{network: list.Name, capable: t.RuntimeConfig, args: t.Args, declared: list.Versions}
+	if !slices.Contains(p.declared, list.Version) {
+		p.declared = append(p.declared, list.Version)
+	}
+	p.samples = map[string]*sample{}
+	for _, v := range knownVersions() {
+		p.samples[v] = &sample{}
+	}
+	for _, dir := range t.Bin {
+		absolute, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, fmt.Errorf("folder of plugins %q: %w", dir, err)
+		}
+		p.bin = append(p.bin, absolute)
+	}
+	for i, conf := range list.Plugins {
+		one, err := p.read(i, conf)
+		if err != nil {
+			return nil, fmt.Errorf("read conflist: plugins[%d]: %w", i, err)
+		}
+		p.plugins = append(p.plugins, one)
+	}
+	return p, nil
+}
+
+// read reads the configuration of one plugin.
+func (p *plan) read(place int, conf map[string]json.RawMessage) (plugin, error) {
+	var known struct {
+		Type         string          `json:"type"`
+		Capabilities map[string]bool `json:"capabilities"`
+		IPAM         struct {
+			Type string `json:"type"`
+		} `json:"ipam"`
+	}
+	raw, err := json.Marshal(conf)
+	if err != nil {
+		return plugin{}, err
+	}
+	if err := json.Unmarshal(raw, &known); err != nil {
+		return plugin{}, err
+	}
+	one := plugin{name: known.Type, conf: conf, capabilities: known.Capabilities, ipam: known.IPAM.Type}
+	switch {
+	case place > 0:
+		one.kind = chainedPlugin
+	case known.IPAM.Type == known.Type:
+		one.kind, one.ipam = ipamPlugin, ""
+	}
+	for name := range conf {
+		if name == "capabilities" || name == "runtimeConfig" || strings.HasPrefix(name, "cni.dev/") {
+			delete(conf, name)
+		}
+	}
+	one.path, err = p.find(known.Type)
+	return one, err
+}
+
+// find looks for a plugin as the specification says.
+func (p *plan) find(name string) (string, error) {
+	if name == "" || strings.ContainsRune(name, filepath.Separator) {
+		return "", fmt.Errorf("type %q is no plugin's name", name)
+	}
+	for _, dir := range p.bin {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("type %q is in none of the folders %v", name, p.bin)
+}
+
+// newest is the newest version that all plugins support.
+func (p *plan) newest() string { return p.versions[len(p.versions)-1] }
+
+// delegates returns the places of the plugins that have an IPAM plugin.
+func (p *plan) delegates() []int {
+	return p.places(func(one *plugin) bool { return one.ipam != "" })
+}
+
+// chained returns the places of the chained plugins.
+func (p *plan) chained() []int {
+	return p.places(func(one *plugin) bool { return one.kind == chainedPlugin })
+}
+
+func (p *plan) places(is func(*plugin) bool) []int {
+	var found []int
+	for i := range p.plugins {
+		if is(&p.plugins[i]) {
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
+// needsInterface, needsIPAM, needsDelegate and needsChain say what a clause is
+// about when the target has none of it.
+func needsInterface(p *plan) string {
+	if p.plugins[0].kind != interfacePlugin {
+		return p.plugins[0].name + " is an IPAM plugin, which makes no interface"
+	}
+	return ""
+}
+
+func needsIPAM(p *plan) string {
+	if p.plugins[0].kind != ipamPlugin {
+		return p.plugins[0].name + " is no IPAM plugin (its ipam.type isn't its own type)"
+	}
+	return ""
+}
+
+func needsDelegate(p *plan) string {
+	if len(p.delegates()) == 0 {
+		return "no plugin of the conflist has an ipam.type to delegate to"
+	}
+	return ""
+}
+
+func needsChain(p *plan) string {
+	if len(p.chained()) == 0 {
+		return "the conflist has no chained plugin"
+	}
+	return ""
+}
