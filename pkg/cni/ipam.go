@@ -124,21 +124,32 @@ func (i *inProcess) free(ctx context.Context, sets []ipam.RangeSet) error {
 		if err != nil {
 			return err
 		}
-		for n, u := range usage {
-			if u.Free == 0 {
-				return fmt.Errorf("%w: all %d of %v are taken", ipam.ErrFull, u.Total, sets[n])
-			}
-		}
-		return nil
+		return exhaustedSet(sets, usage)
 	})
+}
+
+// exhaustedSet returns an error when one of the sets has no free address.
+func exhaustedSet(sets []ipam.RangeSet, usage []ipam.Usage) error {
+	for n, u := range usage {
+		if u.Free == 0 {
+			return fmt.Errorf("%w: all %d of %v are taken", ipam.ErrFull, u.Total, sets[n])
+		}
+	}
+	return nil
+}
+
+// attachments are those that the runtime knows, as IPAM names them.
+func attachments(valid []types.GCAttachment) []ipam.Attachment {
+	all := make([]ipam.Attachment, 0, len(valid))
+	for _, v := range valid {
+		all = append(all, ipam.Attachment{ContainerID: v.ContainerID, Interface: v.IfName})
+	}
+	return all
 }
 
 // retain frees what no attachment holds that the runtime knows.
 func (i *inProcess) retain(ctx context.Context, valid []types.GCAttachment) error {
-	keep := make([]ipam.Attachment, 0, len(valid))
-	for _, v := range valid {
-		keep = append(keep, ipam.Attachment{ContainerID: v.ContainerID, Interface: v.IfName})
-	}
+	keep := attachments(valid)
 	if i.live != nil { // not even GC frees what an interface of ours has
 		live, err := i.live(ctx)
 		if err != nil {

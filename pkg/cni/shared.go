@@ -117,19 +117,12 @@ func (s *sharedSource) status(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for n, u := range usage {
-			if u.Free == 0 {
-				return fmt.Errorf("%w: all %d of %v are taken", ipam.ErrFull, u.Total, s.config.Sets[n])
-			}
-		}
-		return nil
+		return exhaustedSet(s.config.Sets, usage)
 	})
 }
 
 func (s *sharedSource) gc(ctx context.Context, valid []types.GCAttachment) error {
-	keep := make([]ipam.Attachment, 0, len(valid))
-	for _, v := range valid {
-		keep = append(keep, ipam.Attachment{ContainerID: v.ContainerID, Interface: v.IfName})
-	}
-	return codedShared(s.with(ctx, func(ctx context.Context, space *space.Space) error { return space.Collect(ctx, keep) }))
+	return codedShared(s.with(ctx, func(ctx context.Context, space *space.Space) error {
+		return space.Collect(ctx, attachments(valid))
+	}))
 }

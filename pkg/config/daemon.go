@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
@@ -40,15 +39,16 @@ func ParseDaemon(data []byte) (*Daemon, error) {
 	}
 	d := decode(data, &c.Warnings)
 	parseNode(d, &c.Node)
-	c.parseStore(d)
+	c.StoreDir = c.Node.StoreDir()
+	parseStore(d, &c.StoreDir)
 	c.parseHealth(d)
 	c.parseLease(d)
 	c.parseNetworks(d)
 	return c, d.finish()
 }
 
-func (c *Daemon) parseStore(d *decoder) {
-	c.StoreDir = c.Node.StoreDir()
+// parseStore reads "store": which store, and where it is.
+func parseStore(d *decoder, dir *string) {
 	s, ok := d.object("store")
 	if !ok {
 		return
@@ -56,11 +56,9 @@ func (c *Daemon) parseStore(d *decoder) {
 	kind := "local"
 	field(s, "type", "a string", &kind)
 	if kind != "local" {
-		d.fail("store.type", []byte(kind), "must be local")
+		s.fail("type", []byte(kind), "must be local")
 	}
-	if field(s, "path", "a path", &c.StoreDir) && !filepath.IsAbs(c.StoreDir) {
-		d.fail("store.path", []byte(c.StoreDir), "must be an absolute path")
-	}
+	directory(s, "path", dir)
 	d.join(s.finish())
 }
 

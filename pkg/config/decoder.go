@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -87,17 +88,39 @@ func (d *decoder) fail(name string, raw []byte, problem string, args ...any) {
 }
 
 // object starts reading a field that is an object itself.
-func (d *decoder) object(name string) (*decoder, bool) {
+func (d *decoder) object(name string) (*decoder, bool) { return d.objectOf(name, "an object") }
+
+// objectOf does so; what says what the object should have been.
+func (d *decoder) objectOf(name, what string) (*decoder, bool) {
 	raw, ok := d.take(name)
 	if !ok {
 		return nil, false
 	}
 	sub := &decoder{path: d.path + name + ".", warnings: d.warnings}
 	if err := json.Unmarshal(raw, &sub.fields); err != nil {
-		d.fail(name, raw, "is not an object")
+		d.fail(name, raw, "is not %s", what)
 		return nil, false
 	}
 	return sub, true
+}
+
+// texts decodes an object of strings.
+func (d *decoder) texts(name string) map[string]string {
+	sub, ok := d.objectOf(name, "an object of strings")
+	if !ok {
+		return nil
+	}
+	texts := make(map[string]string, len(sub.fields))
+	for _, key := range slices.Sorted(maps.Keys(sub.fields)) {
+		raw := sub.fields[key]
+		var text string
+		if !field(sub, key, "a string", &text) {
+			sub.fail(key, raw, "is not a string") // null
+		}
+		texts[key] = text
+	}
+	d.join(sub.err)
+	return texts
 }
 
 // finish returns the first mistake, or warns about the fields left over.

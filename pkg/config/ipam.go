@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -155,10 +154,7 @@ func (c *IPAM) parseShared(d, shared *decoder) {
 	directory(d, "dataDir", &s.Node.DataDir)
 	s.Node.Name = nodeName(d)
 	s.StoreDir = s.Node.StoreDir()
-	if section, ok := shared.object("store"); ok {
-		parseStore(section, &s.StoreDir)
-		shared.join(section.finish())
-	}
+	parseStore(shared, &s.StoreDir)
 	c.parseRanges(shared)
 	d.join(shared.finish())
 	c.Ledger = filepath.Join(s.Node.DataDir, "shared", c.Name+".ledger")
@@ -190,30 +186,4 @@ func noRanges(d *decoder, instead string) {
 			d.fail(name, raw, "must not stand beside %q", instead)
 		}
 	}
-}
-
-// nodeName reads "node", by default the host's name.
-func nodeName(d *decoder) string {
-	var name string
-	if !field(d, "node", "a string", &name) {
-		host, err := os.Hostname()
-		if err != nil {
-			d.join(fmt.Errorf("%snode: not given, and the host's name is unknown: %w", d.path, err))
-		}
-		name = strings.ToLower(host)
-	}
-	if d.err == nil {
-		d.join(lease.ValidateName(d.path+"node", name))
-	}
-	return name
-}
-
-// parseStore reads a "store" section: which store, and where it is.
-func parseStore(d *decoder, dir *string) {
-	kind := "local"
-	field(d, "type", "a string", &kind)
-	if kind != "local" {
-		d.fail("type", []byte(kind), "must be local")
-	}
-	directory(d, "path", dir)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/netip"
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
@@ -26,11 +27,14 @@ func network(d *decoder, name string) (lease.Network, error) {
 	}
 	n.CIDRs = d.prefixes("cidrs")
 	n.Pools = pools(d)
-	if len(n.CIDRs) > 0 && n.Pooled() {
+	switch {
+	case len(n.CIDRs) > 0 && n.Pooled():
 		d.fail("pools", []byte(fmt.Sprint(n.Pools[0].CIDR)), "can't stand beside cidrs: each pool has its own")
+	case len(n.CIDRs) == 0 && n.Pools != nil && !n.Pooled():
+		d.fail("pools", []byte("[]"), "has no pool, and there are no cidrs")
 	}
 	field(d, "windows", "true or false", &n.Windows)
-	if lengths, ok := d.object("blockLength"); ok {
+	if lengths, ok := d.objectOf("blockLength", `an object such as {"ipv4": 24, "ipv6": 64}`); ok {
 		if v, ok := lengths.number("ipv4", 1, 30); ok {
 			n.BlockLength.IPv4 = int(v)
 		}
@@ -63,10 +67,12 @@ func network(d *decoder, name string) (lease.Network, error) {
 	return n, nil
 }
 
-// pools reads a list of pools.
+// pools reads a list of pools; nil where there is none.
 func pools(d *decoder) []lease.Pool {
 	var raws []json.RawMessage
-	field(d, "pools", "a list of pools", &raws)
+	if !field(d, "pools", "a list of pools", &raws) {
+		return nil
+	}
 	found := make([]lease.Pool, 0, len(raws))
 	for i, raw := range raws {
 		at := fmt.Sprintf("%spools[%d]", d.path, i)
@@ -89,11 +95,22 @@ func pool(d *decoder) lease.Pool {
 	} else {
 		d.fail("cidr", nil, "is missing")
 	}
-	if v, ok := d.number("blockLength", 1, 126); ok {
+	least, most := blockLengths(p.CIDR)
+	if v, ok := d.number("blockLength", least, most); ok {
 		p.BlockLength = int(v)
 	}
-	field(d, "nodeSelector", "an object of strings", &p.NodeSelector)
+	p.NodeSelector = d.texts("nodeSelector")
 	return p
+}
+
+// blockLengths returns the least and the greatest prefix length that blocks of a
+// CIDR can have; of its family, where the CIDR is too small for any.
+func blockLengths(cidr netip.Prefix) (least, most int64) {
+	least, most = int64(cidr.Bits()), int64(lease.FamilyOf(cidr.Addr()).Bits()-2)
+	if least > most {
+		least = 1
+	}
+	return least, most
 }
 
 // mtu is a number or "auto".

@@ -81,6 +81,41 @@ func TestParseNetworkMistakes(t *testing.T) {
 	checkMistake(t, err, "name", "")
 }
 
+// TestParseNetworkSays: what is said of block lengths, pools and selectors is
+// about what stands in the JSON, and tells what may stand there.
+func TestParseNetworkSays(t *testing.T) {
+	t.Parallel()
+	const cidrs, pool = `"cidrs": ["10.244.0.0/16"]`, `"cidr": "10.9.0.0/20"`
+	for _, test := range []struct{ name, input, want string }{
+		{"a number for both families", `{` + cidrs + `, "blockLength": 24}`, `blockLength: "24": is not an object such as {"ipv4": 24, "ipv6": 64}`},
+		{"zero for both families", `{` + cidrs + `, "blockLength": 0}`, `blockLength: "0": is not an object such as {"ipv4": 24, "ipv6": 64}`},
+		{"zero", `{` + cidrs + `, "blockLength": {"ipv4": 0}}`, `blockLength.ipv4: "0": must be a number within 1..30`},
+		{"beside pools", `{"pools": [{` + pool + `}], "blockLength": {"ipv4": 26}}`, `blockLength.ipv4: "26": is each pool's own where there are pools`},
+		{"beside pools, IPv6", `{"pools": [{` + pool + `}], "blockLength": {"ipv6": 122}}`, `blockLength.ipv6: "122": is each pool's own where there are pools`},
+		{"a pool's is zero", `{"pools": [{` + pool + `, "blockLength": 0}]}`, `pools[0].blockLength: "0": must be a number within 20..30`},
+		{"a pool's is zero, IPv6", `{"pools": [{"cidr": "fd00::/64", "blockLength": 0}]}`, `pools[0].blockLength: "0": must be a number within 64..126`},
+		{"a pool's is of the other family", `{"pools": [{` + pool + `, "blockLength": 122}]}`, `pools[0].blockLength: "122": must be a number within 20..30`},
+		{"a pool's is shorter than the CIDR", `{"pools": [{` + pool + `, "blockLength": 19}]}`, `pools[0].blockLength: "19": must be a number within 20..30`},
+		{"a pool too small", `{"pools": [{"cidr": "10.9.0.0/31", "blockLength": 26}]}`, `pools[0].cidr: "10.9.0.0/31": is too small: no block of /30 fits in`},
+		{"no pool", `{"cidrs": [], "pools": [ ]}`, `pools: "[]": has no pool, and there are no cidrs`},
+		{"null pools", `{"pools": null}`, `cidrs: "": at least one CIDR is needed, here or in pools`},
+		{"pools that aren't a list", `{"pools": {}}`, `pools: "{}": is not a list of pools`},
+		{"neither", `{}`, `cidrs: "": at least one CIDR is needed, here or in pools`},
+		{"both", `{` + cidrs + `, "pools": [{` + pool + `}]}`, `pools: "10.9.0.0/20": can't stand beside cidrs: each pool has its own`},
+		{"a selector with a number", `{"pools": [{` + pool + `, "nodeSelector": {"zone": 1}}]}`, `pools[0].nodeSelector.zone: "1": is not a string`},
+		{"a selector with true", `{"pools": [{` + pool + `, "nodeSelector": {"a": "b", "c/d": true}}]}`, `pools[0].nodeSelector.c/d: "true": is not a string`},
+		{"a selector with null", `{"pools": [{` + pool + `, "nodeSelector": {"zone": null}}]}`, `pools[0].nodeSelector.zone: "null": is not a string`},
+		{"a selector that is a list", `{"pools": [{` + pool + `, "nodeSelector": ["zone"]}]}`, `pools[0].nodeSelector: "[\"zone\"]": is not an object of strings`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if _, _, err := config.ParseNetwork("pods", []byte(test.input)); err == nil || err.Error() != test.want {
+				t.Errorf("%s: got %v, want %s", test.input, err, test.want)
+			}
+		})
+	}
+}
+
 func TestParseNetwork(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

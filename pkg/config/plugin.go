@@ -151,17 +151,8 @@ func (c *Plugin) parseNode(d *decoder) {
 
 // parseNode reads the fields that the plugin and the daemon have in common.
 func parseNode(d *decoder, n *Node) {
-	if !field(d, "node", "a string", &n.Name) {
-		host, err := os.Hostname()
-		if err != nil {
-			d.join(fmt.Errorf("node: not given, and the host's name is unknown: %w", err))
-		}
-		n.Name = strings.ToLower(host)
-	}
-	if d.err == nil {
-		d.join(lease.ValidateName(d.path+"node", n.Name))
-	}
-	field(d, "labels", "an object of strings", &n.Labels)
+	n.Name = nodeName(d)
+	n.Labels = d.texts("labels")
 	directory(d, "runDir", &n.RunDir)
 	directory(d, "dataDir", &n.DataDir)
 	if u, ok := d.object("underlay"); ok {
@@ -175,6 +166,22 @@ func parseNode(d *decoder, n *Node) {
 	if err != nil {
 		d.join(err)
 	}
+}
+
+// nodeName reads "node", by default the host's name.
+func nodeName(d *decoder) string {
+	var name string
+	if !field(d, "node", "a string", &name) {
+		host, err := os.Hostname()
+		if err != nil {
+			d.join(fmt.Errorf("%snode: not given, and the host's name is unknown: %w", d.path, err))
+		}
+		name = strings.ToLower(host)
+	}
+	if d.err == nil {
+		d.join(lease.ValidateName(d.path+"node", name))
+	}
+	return name
 }
 
 func directory(d *decoder, name string, into *string) {

@@ -189,8 +189,10 @@ func (n *Network) Validate() error {
 	if len(n.CIDRs) == 0 {
 		return Invalid("cidrs", "", "at least one CIDR is needed, here or in pools")
 	}
-	if n.Pooled() && n.BlockLength != (BlockLength{}) {
-		return Invalid("blockLength", n.BlockLength, "is each pool's own where there are pools")
+	for _, f := range Families() {
+		if length := n.BlockLength.Of(f); n.Pooled() && length != 0 {
+			return Invalid("blockLength."+strings.ToLower(f.String()), length, "is each pool's own where there are pools")
+		}
 	}
 	for i, p := range n.CIDRs {
 		if err := n.validateCIDR(i, p); err != nil {

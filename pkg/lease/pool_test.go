@@ -51,6 +51,8 @@ func TestPools(t *testing.T) {
 	lowVNI.VNI = 4095
 	both := pooled("pods", "10.244.0.0/16")
 	both.BlockLength.IPv4 = 24
+	both6 := pooled("pods", "10.244.0.0/16")
+	both6.BlockLength.IPv6 = 64
 	for name, test := range map[string]struct {
 		n    lease.Network
 		want string // "": valid
@@ -59,7 +61,8 @@ func TestPools(t *testing.T) {
 		"a block too large":     {pooled("pods", "10.244.0.0/16 8"), `pools[0].blockLength: "8": must be within 16..30`},
 		"a block too small":     {pooled("pods", "10.244.0.0/16", "fd00::/64 127"), `pools[1].blockLength: "127": must be within 64..126`},
 		"host bits":             {pooled("pods", "10.244.0.1/16"), "pools[0].cidr"},
-		"both kinds":            {both, "blockLength: "},
+		"both kinds":            {both, `blockLength.ipv4: "24": is each pool's own where there are pools`},
+		"both kinds, IPv6":      {both6, `blockLength.ipv6: "64": is each pool's own where there are pools`},
 		"Windows":               {asWindows(pooled("pods", "10.244.0.0/16 29")), ""},
 		"Windows, small blocks": {asWindows(pooled("pods", "10.244.0.0/16 30")), `pools[0].blockLength: "30": must be at most 29`},
 		"Windows, IPv6":         {asWindows(pooled("pods", "fd00::/64 126")), ""},

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -68,7 +69,27 @@ func find(args []string) (*command, []string, error) {
 			return &all[i], args[len(words):], nil
 		}
 	}
-	return nil, nil, usagef("unknown command %q", strings.Join(args[:min(2, len(args))], " "))
+	return nil, nil, unknown(args)
+}
+
+// unknown says what there is instead of what was asked for: the commands that
+// begin with the same word, or else all.
+func unknown(args []string) error {
+	asked := args[:min(2, len(args))]
+	if i := slices.IndexFunc(asked, func(word string) bool { return strings.HasPrefix(word, "-") }); i > 0 {
+		asked = asked[:i]
+	}
+	var all, alike []string
+	for _, c := range commands() {
+		all = append(all, c.name)
+		if strings.HasPrefix(c.name, asked[0]+" ") {
+			alike = append(alike, c.name)
+		}
+	}
+	if len(alike) == 0 {
+		alike = all
+	}
+	return usagef("unknown command %q: there is %s", strings.Join(asked, " "), strings.Join(alike, ", "))
 }
 
 // overview lists all commands.

@@ -18,9 +18,13 @@ func TestRun(t *testing.T) {
 		never string
 	}{
 		"nothing":            {"", errUsage, "no command", ""},
-		"unknown":            {"ipan show", errUsage, `unknown command "ipan show"`, ""},
-		"half":               {"ipam", errUsage, `unknown command "ipam"`, ""},
-		"unknown half":       {"ipam shew --network pods", errUsage, `unknown command "ipam shew"`, ""},
+		"unknown":            {"ipan show", errUsage, `unknown command "ipan show": there is ipam show, ipam audit, ipam rebuild, lab demo, version; see`, ""},
+		"half":               {"ipam", errUsage, `unknown command "ipam": there is ipam show, ipam audit, ipam rebuild; see overlayctl help`, ""},
+		"half with a flag":   {"ipam --network pods", errUsage, `unknown command "ipam": there is ipam show, ipam audit, ipam rebuild; see`, ""},
+		"half, help":         {"help ipam", errUsage, `unknown command "ipam": there is ipam show, ipam audit, ipam rebuild; see`, ""},
+		"other half":         {"lab", errUsage, `unknown command "lab": there is lab demo; see`, ""},
+		"only a flag":        {"--network pods", errUsage, `unknown command "--network pods": there is ipam show`, ""},
+		"unknown half":       {"ipam shew --network pods", errUsage, `unknown command "ipam shew": there is ipam show, ipam audit, ipam rebuild; see`, ""},
 		"argument":           {"ipam show pods", errUsage, `ipam show: unknown argument "pods"`, ""},
 		"argument, version":  {"--version now", errUsage, `version: unknown argument "now"`, ""},
 		"unknown flag":       {"ipam audit --all", errUsage, "ipam audit: flag provided but not defined: -all", ""},
