@@ -101,17 +101,22 @@ func (l *link) remove(ctx context.Context, host kernel.Veth) error {
 }
 
 // Attach implements Attacher. The pair appears with one end in the container;
-// then both ends are configured; the mark comes last.
+// then both ends are configured; the mark comes last. An address that another
+// interface has stays there, whatever IPAM says.
 func (l *link) Attach(ctx context.Context, p *intent.Pod) error {
 	host, pod, mark := netlinkplan.Pod(p)
-	node := &kernel.Target{Conn: l.host, Peer: l.pod}
+	node := &kernel.Target{Conn: l.host, Peer: l.pod, Exclusive: true}
 	pair := reconcile.Diff(host[:1], nil, reconcile.Shared)
 	if err := node.Apply(ctx, pair); err != nil {
 		return err
 	}
+	pod = append(pod, netlinkplan.Announcements(p)...)
 	_, err := reconcile.Run(ctx, kernel.NewTarget(l.pod, pod), pod, reconcile.Shared)
 	if err == nil {
 		err = node.Apply(ctx, reconcile.Diff(append(host[1:], mark), nil, reconcile.Shared))
+	}
+	if errors.Is(err, kernel.ErrRouteExists) {
+		err = coded(err, CodeAddressUnavailable)
 	}
 	if err != nil {
 		return errors.Join(err, l.remove(context.WithoutCancel(ctx), netlinkplan.HostVeth(p)))

@@ -85,7 +85,7 @@ func (p *Process) Run(about string, verbs Verbs) int {
 		err = types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND is not set", "")
 	case "VERSION":
 		// As text: encoding it would be a tenth of the time that this takes.
-		_, err = fmt.Fprintf(p.Stdout, `{"cniVersion": %q, "supportedVersions": ["%s"]}`+"\n", newest, strings.Join(versions(), `", "`))
+		_, err = fmt.Fprintf(p.Stdout, `{"cniVersion": %q, "supportedVersions": ["%s"]}`+"\n", p.asked(), strings.Join(versions(), `", "`))
 	default:
 		version, err = p.call(command, verbs)
 	}
@@ -96,6 +96,22 @@ func (p *Process) Run(about string, verbs Verbs) int {
 		fmt.Fprintln(p.Stderr, err)
 	}
 	return 1
+}
+
+// asked is the version in which VERSION is asked, and so answered; our newest
+// where it isn't said, or not ours. Whoever asks need not close the input: its
+// first object is all that counts.
+func (p *Process) asked() string {
+	var c versioned
+	if err := json.NewDecoder(p.Stdin).Decode(&c); err != nil || !slices.Contains(versions(), c.CNIVersion) {
+		return newest
+	}
+	return c.CNIVersion
+}
+
+// versioned is the part of any input that says which version it is in.
+type versioned struct {
+	CNIVersion string `json:"cniVersion"`
 }
 
 // call makes a call, and returns the version that its answer is in.
@@ -126,9 +142,7 @@ func (p *Process) call(command string, verbs Verbs) (version string, err error) 
 // configVersion reads the configuration's cniVersion, and says whether it has
 // the verb. An answer to one that we don't speak is in our newest.
 func configVersion(stdin []byte, command, since string) (string, error) {
-	var c struct {
-		CNIVersion string `json:"cniVersion"`
-	}
+	var c versioned
 	if err := json.Unmarshal(stdin, &c); err != nil {
 		return newest, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("read network configuration: %v", err), "")
 	}

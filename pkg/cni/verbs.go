@@ -86,15 +86,19 @@ func (p *Plugin) finish(c *call, pod *intent.Pod, given *allocation, previous *r
 
 // podIntent puts together what the attachment should be.
 func podIntent(c *call, given *allocation, mtu int) *intent.Pod {
-	a := c.attachment()
-	pod := &intent.Pod{Attachment: a, Addresses: given.addresses, MTU: mtu, MAC: c.config.MAC, Routes: given.routes}
-	if pod.MAC == (ether.Addr{}) {
-		pod.MAC = a.PodMAC()
-	}
+	pod := &intent.Pod{Attachment: c.attachment(), Addresses: given.addresses, MTU: mtu, MAC: c.mac(), Routes: given.routes}
 	if pod.Routes == nil {
 		pod.Routes = everything(given.addresses)
 	}
 	return pod
+}
+
+// mac is the Ethernet address that ADD gives the pod's end.
+func (c *call) mac() ether.Addr {
+	if c.config.MAC != (ether.Addr{}) {
+		return c.config.MAC
+	}
+	return c.attachment().PodMAC()
 }
 
 // everything is the default routes of the families that a pod has.
@@ -138,6 +142,7 @@ func (p *Plugin) check(c *call) error {
 	if err != nil {
 		return err
 	}
+	pod.Readdressed = pod.MAC != c.mac()
 	if pod.MTU == 0 { // cniVersion below 1.1.0: the result doesn't say
 		state, err := p.state(c)
 		if err != nil {

@@ -2,10 +2,12 @@ package cni_test
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/labtest"
 )
 
@@ -174,6 +176,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		{"interface renamed", "pod", "ip link set eth0 down name eth9", "missing: link eth0"},
 		{"gateway's neighbour gone", "pod", "ip neigh flush dev eth0 nud permanent", "missing: neighbor 169.254.1.1"},
 		{"host route gone", "node", "ip route flush proto 118 scope link", "missing: route 10.244."},
+		{"host's neighbour gone", "node", "ip neigh flush dev HOST", "missing: neighbor 10.244."},
 		{"host end down", "node", "ip link set HOST down", "missing: link HOST up"},
 		{"alias gone", "node", "ip link set HOST alias x", "alias"},
 	} {
@@ -317,6 +320,43 @@ func TestLostLedger(t *testing.T) {
 	if held := b.held(); len(held) > 0 {
 		t.Errorf("still held: %v", held)
 	}
+}
+
+// TestWrongLedger: an address that the ledger gives though a pod has it isn't
+// taken from that pod.
+func TestWrongLedger(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	r := b.ok("ADD", b.conf(nil)).result
+	has := b.addresses(r)
+	l, err := ipam.OpenLedger(filepath.Join(b.node.Dir(), "lib", "ipam", "pods.ledger"), ipam.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Release(t.Context(), ipam.Attachment{ContainerID: b.pod.ContainerID(), Interface: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := b.leftovers()
+
+	second := labtest.Pod(t, b.node, "p2")
+	for _, a := range has {
+		host := r["interfaces"].([]any)[0].(map[string]any)["name"].(string)
+		b.fails(101, "ADD", b.conf(nil), []string{"address " + a.String() + " is already routed to interface " + host},
+			"CNI_CONTAINERID="+second.ContainerID(), "CNI_NETNS="+second.Path(), "CNI_ARGS=IP="+a.String())
+	}
+	if after := b.leftovers(); !slices.Equal(before, after) {
+		t.Errorf("of pods the node now has\n%s\nbefore\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
+	if links := runIn(t, second.Host, "ip", "-o", "link"); strings.Contains(links, "eth0") {
+		t.Errorf("left in the second pod:\n%s", links)
+	}
+	if held := b.held(); len(held) > 0 {
+		t.Errorf("the second pod holds %v", held)
+	}
+	expectReached(t, b.node.Host, atOnce, has...)
 }
 
 func TestRequests(t *testing.T) {

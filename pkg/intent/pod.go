@@ -26,6 +26,10 @@ type Pod struct {
 	Addresses []netip.Addr
 	MTU       int
 	MAC       ether.Addr // of the pod's end
+	// Readdressed: MAC isn't what ADD gave the pod's end, but what somebody
+	// behind us in the chain did. The pod's kernel then forgot its gateways'
+	// Ethernet addresses, and asks for them.
+	Readdressed bool
 	// Routes are the destinations that the pod reaches over this interface.
 	Routes []netip.Prefix
 }

@@ -35,7 +35,7 @@ func (t *Target) Apply(ctx context.Context, changes []reconcile.Change) error {
 			without[name] = without[name] || isLink
 		}
 	}
-	errs = append(errs, b.flush())
+	errs = append(errs, b.flush(), t.settleTaken(b))
 	return errors.Join(errs...)
 }
 
@@ -53,6 +53,10 @@ func (t *Target) apply(b *batch, c reconcile.Change) error {
 		return t.applyInterface(b, o, c.Have)
 	case Sysctl:
 		return errors.Join(b.flush(), t.Conn.setSysctl(o))
+	case Route:
+		if t.Exclusive && c.Have == nil {
+			return t.addExclusively(b, o)
+		}
 	}
 	r, err := t.write(c.Want)
 	if err != nil {

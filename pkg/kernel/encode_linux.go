@@ -34,13 +34,20 @@ func (t *Target) encodeAddress(o Address, kind, flags int) (*nl.NetlinkRequest, 
 	return r, nil
 }
 
+// encodeNeighbor adds or removes an entry. One that follows is of those that the
+// kernel keeps for whoever knows better (NTF_EXT_LEARNED), so neither its table's
+// limits nor its age count; being stale, it is used, and then asked for.
 func (t *Target) encodeNeighbor(o Neighbor, kind, flags int) (*nl.NetlinkRequest, error) {
 	index, err := t.linkIndex(o.Link)
 	if err != nil {
 		return nil, err
 	}
 	r := t.Conn.request(kind, flags)
-	r.AddData(&netlink.Ndmsg{Family: family(o.Address), Index: uint32(index), State: netlink.NUD_PERMANENT})
+	msg := &netlink.Ndmsg{Family: family(o.Address), Index: uint32(index), State: netlink.NUD_PERMANENT}
+	if o.Follows {
+		msg.State, msg.Flags = netlink.NUD_STALE, unix.NTF_EXT_LEARNED
+	}
+	r.AddData(msg)
 	r.AddData(nl.NewRtAttr(netlink.NDA_DST, o.Address.AsSlice()))
 	r.AddData(nl.NewRtAttr(netlink.NDA_LLADDR, o.MAC[:]))
 	return r, nil

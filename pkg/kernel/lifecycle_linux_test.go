@@ -57,6 +57,8 @@ func lives() map[string]life {
 		"address IPv4, link-local":       {base: onVXLAN(false), first: kernel.Address{Link: "vx0", Prefix: prefix("169.254.7.1/32")}, second: address4},
 		"neighbour IPv4":                 {base: onVXLAN(false), first: kernel.Neighbor{Link: "vx0", Address: ip("10.244.2.0"), MAC: macB}, second: kernel.Neighbor{Link: "vx0", Address: ip("10.244.2.0"), MAC: macC}},
 		"neighbour IPv6":                 {base: onVXLAN(true), first: kernel.Neighbor{Link: "vx0", Address: ip("fd00:10:244:2::"), MAC: macB}, second: kernel.Neighbor{Link: "vx0", Address: ip("fd00:10:244:2::"), MAC: macC}},
+		"neighbour IPv4 that follows":    {base: onVXLAN(false), first: kernel.Neighbor{Link: "vx0", Address: ip("10.244.2.0"), MAC: macB, Follows: true}, second: kernel.Neighbor{Link: "vx0", Address: ip("10.244.2.0"), MAC: macB}},
+		"neighbour IPv6 that follows":    {base: onVXLAN(true), first: kernel.Neighbor{Link: "vx0", Address: ip("fd00:10:244:2::"), MAC: macB}, second: kernel.Neighbor{Link: "vx0", Address: ip("fd00:10:244:2::"), MAC: macB, Follows: true}},
 		"neighbour IPv6, link-local":     {base: onVXLAN(true), first: kernel.Neighbor{Link: "vx0", Address: ip("fe80::1"), MAC: macB}, second: kernel.Neighbor{Link: "vx0", Address: ip("fe80::1"), MAC: macC}},
 		"FDB over IPv4":                  {base: onVXLAN(false), first: kernel.FDB{Link: "vx0", MAC: macB, Remote: ip("172.30.1.11")}, second: kernel.FDB{Link: "vx0", MAC: macB, Remote: ip("172.30.1.12")}},
 		"FDB over IPv6":                  {base: onVXLAN(true), first: kernel.FDB{Link: "vx0", MAC: macB, Remote: ip("fd00:30:1::b")}, second: kernel.FDB{Link: "vx0", MAC: macB, Remote: ip("fd00:30:1::c")}},

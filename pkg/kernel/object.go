@@ -82,11 +82,16 @@ type Address struct {
 	Prefix netip.Prefix
 }
 
-// Neighbor is a permanent entry of the ARP or neighbour table.
+// Neighbor is an entry of the ARP or neighbour table that the kernel doesn't
+// collect: a permanent one, or one that follows the neighbour.
 type Neighbor struct {
 	Link    string
 	Address netip.Addr
 	MAC     ether.Addr
+	// Follows: MAC is what the entry begins with. It is used at once, and the
+	// kernel asks for another when the neighbour has announced one, or no longer
+	// answers at this one. So each that the kernel has is as wanted.
+	Follows bool
 }
 
 // FDB is a permanent entry of a VXLAN device's forwarding database: behind
@@ -203,7 +208,13 @@ func (o Sysctl) Matches(have reconcile.Object) bool { return o == have }
 func (o Address) Matches(have reconcile.Object) bool { return o == have }
 
 // Matches implements reconcile.Object.
-func (o Neighbor) Matches(have reconcile.Object) bool { return o == have }
+func (o Neighbor) Matches(have reconcile.Object) bool {
+	h, ok := have.(Neighbor)
+	if o.Follows && h.MAC != (ether.Addr{}) {
+		h.MAC = o.MAC
+	}
+	return ok && o == h
+}
 
 // Matches implements reconcile.Object.
 func (o FDB) Matches(have reconcile.Object) bool { return o == have }
@@ -281,7 +292,11 @@ func (o Address) String() string { return fmt.Sprintf("address %s dev %s", o.Pre
 
 // String is in the words of ip-neighbour(8).
 func (o Neighbor) String() string {
-	return fmt.Sprintf("neighbor %s lladdr %s dev %s", o.Address, o.MAC, o.Link)
+	s := fmt.Sprintf("neighbor %s lladdr %s dev %s", o.Address, o.MAC, o.Link)
+	if o.Follows {
+		s += " extern_learn"
+	}
+	return s
 }
 
 // String is in the words of bridge(8).

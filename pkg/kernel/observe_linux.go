@@ -160,11 +160,11 @@ func (c *Conn) addresses(on place) (objects []reconcile.Object, err error) {
 	return objects, err
 }
 
-// neighbors returns the permanent neighbours of a link.
+// neighbors returns the neighbours of a link that are permanent or follow.
 func (c *Conn) neighbors(on place) ([]reconcile.Object, error) {
 	return c.steady(unix.RTNLGRP_NEIGH, ofNeighbor(on, false), func() ([]reconcile.Object, error) {
-		return c.neigh(unix.AF_UNSPEC, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
-			return Neighbor{Link: on.name, Address: dst, MAC: mac}
+		return c.neigh(unix.AF_UNSPEC, on, func(dst netip.Addr, mac ether.Addr, follows bool) reconcile.Object {
+			return Neighbor{Link: on.name, Address: dst, MAC: mac, Follows: follows}
 		})
 	})
 }
@@ -172,13 +172,13 @@ func (c *Conn) neighbors(on place) ([]reconcile.Object, error) {
 // fdb returns the permanent entries of a VXLAN device's forwarding database.
 func (c *Conn) fdb(on place) ([]reconcile.Object, error) {
 	return c.steady(unix.RTNLGRP_NEIGH, ofNeighbor(on, true), func() ([]reconcile.Object, error) {
-		return c.neigh(unix.AF_BRIDGE, on, func(dst netip.Addr, mac ether.Addr) reconcile.Object {
+		return c.neigh(unix.AF_BRIDGE, on, func(dst netip.Addr, mac ether.Addr, _ bool) reconcile.Object {
 			return FDB{Link: on.name, MAC: mac, Remote: dst}
 		})
 	})
 }
 
-func (c *Conn) neigh(family uint8, on place, object func(netip.Addr, ether.Addr) reconcile.Object) (objects []reconcile.Object, err error) {
+func (c *Conn) neigh(family uint8, on place, object func(_ netip.Addr, _ ether.Addr, follows bool) reconcile.Object) (objects []reconcile.Object, err error) {
 	req := c.request(unix.RTM_GETNEIGH, unix.NLM_F_DUMP)
 	req.AddData(&netlink.Ndmsg{Family: family})
 	req.AddData(nl.NewRtAttr(netlink.NDA_IFINDEX, nl.Uint32Attr(uint32(on.index))))
@@ -203,9 +203,10 @@ func (c *Conn) neigh(family uint8, on place, object func(netip.Addr, ether.Addr)
 			dst = netip.Addr{} // so that it differs from every wanted one
 		}
 		permanent := binary.NativeEndian.Uint16(m[8:])&netlink.NUD_PERMANENT != 0
+		follows := !permanent && family != unix.AF_BRIDGE && m[10]&unix.NTF_EXT_LEARNED != 0
 		fits := dst.IsValid() && !dst.IsMulticast() || special
-		if permanent && fits && binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) {
-			objects = append(objects, object(dst, mac))
+		if (permanent || follows) && fits && binary.NativeEndian.Uint32(m[4:]) == uint32(on.index) {
+			objects = append(objects, object(dst, mac, follows))
 		}
 		return err
 	})
@@ -249,16 +250,29 @@ func (c *Conn) routesOf(family uint8, on place) (found []reconcile.Object, err e
 
 // decodeRoute reads a route; ok is false for those that aren't looked for.
 func decodeRoute(m []byte, on place) (r Route, ok bool, err error) {
-	if len(m) < unix.SizeofRtMsg {
-		return r, false, fmt.Errorf("route message of %d bytes", len(m))
+	r, index, err := readRoute(m)
+	if err != nil {
+		return r, false, err
 	}
-	family, bits, table, protocol, kind := m[0], int(m[1]), m[4], m[5], m[7]
+	r.Link = on.name
+	table, protocol, kind := m[4], m[5], m[7]
+	wanted := kind == unix.RTN_UNICAST && index == on.index
+	if on.index == 0 {
+		wanted = kind == unix.RTN_BLACKHOLE
+	}
+	return r, wanted && table == unix.RT_TABLE_MAIN && protocol == Protocol, nil
+}
+
+// readRoute reads any route, and the index of its link in place of the name.
+func readRoute(m []byte) (r Route, index int, err error) {
+	if len(m) < unix.SizeofRtMsg {
+		return r, 0, fmt.Errorf("route message of %d bytes", len(m))
+	}
+	family, bits := m[0], int(m[1])
 	dst := netip.IPv6Unspecified()
 	if family == unix.AF_INET {
 		dst = netip.IPv4Unspecified()
 	}
-	r.Link = on.name
-	index := 0
 	err = attributes(m, unix.SizeofRtMsg, func(kind uint16, value []byte) {
 		switch kind {
 		case unix.RTA_DST:
@@ -274,11 +288,7 @@ func decodeRoute(m []byte, on place) (r Route, ok bool, err error) {
 		}
 	})
 	r.Dst = netip.PrefixFrom(dst, bits)
-	wanted := kind == unix.RTN_UNICAST && index == on.index
-	if on.index == 0 {
-		wanted = kind == unix.RTN_BLACKHOLE
-	}
-	return r, wanted && table == unix.RT_TABLE_MAIN && protocol == Protocol, err
+	return r, index, err
 }
 
 // Veths returns the veths of a link group.

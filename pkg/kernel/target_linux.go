@@ -23,8 +23,11 @@ type Target struct {
 	Sysctls []string
 	// Blackholes are where blackhole routes of ours are looked for.
 	Blackholes []netip.Prefix
+	// Exclusive: a route that is to be added isn't taken from another link.
+	Exclusive bool
 
 	index map[string]int // of links, as last seen
+	taken []Route        // that Apply couldn't add because they exist
 }
 
 // NewTarget returns a target that looks at what the wanted objects are about.

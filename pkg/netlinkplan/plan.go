@@ -68,6 +68,7 @@ func hostObjects(p *intent.Pod) []reconcile.Object {
 		objects = append(objects,
 			kernel.Sysctl{Name: "net/ipv4/conf/" + name + "/proxy_arp", Value: "1"},
 			kernel.Sysctl{Name: "net/ipv4/neigh/" + name + "/proxy_delay", Value: "0"},
+			neverGiveUp("ipv4", name),
 		)
 	}
 	if has(p.Addresses, lease.IPv6) {
@@ -76,13 +77,36 @@ func hostObjects(p *intent.Pod) []reconcile.Object {
 		objects = append(objects,
 			kernel.Sysctl{Name: "net/ipv6/conf/" + name + "/addr_gen_mode", Value: "1"},
 			kernel.Address{Link: name, Prefix: netip.PrefixFrom(intent.Gateway(lease.IPv6), linkLocalBits)},
+			neverGiveUp("ipv6", name),
 		)
 	}
 	for _, a := range p.Addresses {
 		objects = append(objects,
-			kernel.Neighbor{Link: name, Address: a, MAC: p.MAC},
+			kernel.Neighbor{Link: name, Address: a, MAC: p.MAC, Follows: true},
 			kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Metric: podMetric},
 		)
+	}
+	return objects
+}
+
+// neverGiveUp makes the host's end ask on, for years, for a pod that doesn't
+// answer, and meanwhile use the Ethernet address that it knows. A pod may have
+// reasons not to answer (rp_filter, where another of its interfaces has the
+// default route), and be there all the same.
+func neverGiveUp(family, link string) kernel.Sysctl {
+	return kernel.Sysctl{Name: "net/" + family + "/neigh/" + link + "/mcast_resolicit", Value: "1000000000"}
+}
+
+// Announcements are the settings of the pod's end by which its kernel tells the
+// host at once when somebody gives it another Ethernet address. ADD makes them;
+// whether they stay is for those behind us in the chain, and the pod, to say.
+func Announcements(p *intent.Pod) []reconcile.Object {
+	var objects []reconcile.Object
+	if has(p.Addresses, lease.IPv4) {
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv4/conf/" + p.Interface + "/arp_notify", Value: "1"})
+	}
+	if has(p.Addresses, lease.IPv6) {
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + p.Interface + "/ndisc_notify", Value: "1"})
 	}
 	return objects
 }
@@ -100,7 +124,7 @@ func podObjects(p *intent.Pod) []reconcile.Object {
 		objects = append(objects, kernel.Address{Link: p.Interface, Prefix: netip.PrefixFrom(a, a.BitLen())})
 	}
 	for _, f := range lease.Families() {
-		if has(p.Addresses, f) {
+		if has(p.Addresses, f) && !p.Readdressed {
 			objects = append(objects, kernel.Neighbor{Link: p.Interface, Address: intent.Gateway(f), MAC: p.HostMAC()})
 		}
 	}

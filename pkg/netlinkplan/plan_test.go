@@ -171,6 +171,7 @@ func TestPod(t *testing.T) {
 			var b strings.Builder
 			b.WriteString("# on the host\n" + reconcile.Format(host))
 			b.WriteString("# in the pod\n" + reconcile.Format(inside))
+			b.WriteString("# in the pod, at first\n" + reconcile.Format(netlinkplan.Announcements(p)))
 			b.WriteString("# when all of it is there\n" + mark.String() + "\n")
 			golden(t, name, b.String())
 		})
