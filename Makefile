@@ -5,14 +5,15 @@ export CGO_ENABLED := 0
 
 BIN      := $(CURDIR)/bin
 BINARIES := ./plugins/overlay-vxlan ./plugins/overlayd ./plugins/overlayctl ./ipam/overlay-ipam
+ON_LINUX := ./conformance/cni-conformance
 LDFLAGS  := -s -w
 PEERS_DIR := $(BIN)/peers
-UPSTREAM := $(addprefix github.com/containernetworking/plugins/plugins/, main/bridge main/ptp ipam/host-local meta/portmap meta/bandwidth meta/tuning meta/firewall) github.com/containernetworking/cni/cnitool
+UPSTREAM := $(addprefix github.com/containernetworking/plugins/plugins/, main/bridge main/ptp main/macvlan ipam/host-local meta/portmap meta/bandwidth meta/tuning meta/firewall) github.com/containernetworking/cni/cnitool
 TOOLS    := $(CURDIR)/.cache/bin
 GOLANGCI := v2.15.0
 GO_BUILD := go build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: help setup build build-all demo test fuzz bench lint clean peers
+.PHONY: help setup build build-all demo test conformance fuzz bench lint clean peers
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,14 +22,15 @@ setup: ## install what is needed from Debian
 	@scripts/setup
 
 build: setup ## the binaries for this machine, into bin/
-	@mkdir -p $(BIN) && $(GO_BUILD) -o $(BIN)/ $(BINARIES)
+	@mkdir -p $(BIN) && $(GO_BUILD) -o $(BIN)/ $(BINARIES) $(ON_LINUX)
 
 peers: setup # upstream's plugins and cnitool, from the modules that go.mod names: chained, compared with, driven by
 	@mkdir -p $(PEERS_DIR) && go build -trimpath -ldflags '-s -w' -o $(PEERS_DIR)/ $(UPSTREAM)
 
 build-all: setup ## the binaries for all systems that they are built for
 	@for t in linux/amd64 linux/arm64 windows/amd64; do \
-	  echo "build $$t" && mkdir -p $(BIN)/$$t && GOOS=$${t%/*} GOARCH=$${t#*/} $(GO_BUILD) -o $(BIN)/$$t/ $(BINARIES) || exit 1; done
+	  echo "build $$t" && mkdir -p $(BIN)/$$t && GOOS=$${t%/*} GOARCH=$${t#*/} $(GO_BUILD) -o $(BIN)/$$t/ $(BINARIES) \
+	    $$([ $${t%/*} != linux ] || echo $(ON_LINUX)) || exit 1; done
 	@GOOS=windows go vet ./...
 
 demo: build ## three nodes on two segments, pods that reach each other: the main job, to watch
@@ -36,6 +38,9 @@ demo: build ## three nodes on two segments, pods that reach each other: the main
 
 test: build peers ## all tests, against the kernel, in network namespaces of their own
 	@OVERLAY_BIN=$(BIN) OVERLAY_PEERS=$(PEERS_DIR) CGO_ENABLED=0 go test -count=1 -timeout 14m ./...
+
+conformance: build peers ## ours, upstream's plugins and, where PEERS=<folder> has it, Flannel held to CNI's clauses; writes docs/comparison.md
+	@$(BIN)/cni-conformance compare --bin '$(BIN):$(PEERS_DIR)$(if $(PEERS),:$(PEERS))' --markdown docs/comparison.md conformance/targets/*/
 
 FUZZTIME ?= 30s
 fuzz: ## the decoders' fuzz tests, FUZZTIME each

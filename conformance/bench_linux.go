@@ -27,13 +27,17 @@ type bench struct {
 	*plan
 	version string
 	machine *machine
-	dir     string // private
-	shims   string // folder before the others in CNI_PATH, if any
+	site    site
+	running *daemon  // nil while there is none
+	gateway *gateway // nil without an API server
+	dir     string   // private
+	shims   string   // folder before the others in CNI_PATH, if any
 
 	mu          sync.Mutex
 	exchanges   int
 	containers  int
 	attachments []*attachment
+	figures     []Figure
 }
 
 // An attachment is a container with an interface that was asked for.
@@ -86,6 +90,61 @@ type sample struct {
 
 // fields are those of a JSON object.
 type fields = map[string]any
+
+// newBench makes a bench of a node, whose daemon runs.
+func newBench(ctx context.Context, p *plan, version string, node *lab.Node, at site) (_ *bench, err error) {
+	dir, err := os.MkdirTemp(node.Dir(), "bench-")
+	if err != nil {
+		return nil, err
+	}
+	if at.shared == "" {
+		at.shared = dir
+	}
+	if at.name == "" {
+		at.name = node.Name()
+	}
+	at.v4, at.v6 = node.IPv4(), node.IPv6()
+	b := &bench{plan: p, version: version, dir: dir, site: at}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	if b.machine, err = newMachine(node, at.name, append(slices.Clone(p.bin), os.TempDir())); err != nil {
+		return nil, err
+	}
+	if p.api != nil {
+		b.gateway = newGateway(p.api)
+	}
+	return b, b.begin(ctx)
+}
+
+// begin starts what runs on the bench as long as the node does.
+func (b *bench) begin(ctx context.Context) (err error) {
+	if b.gateway != nil {
+		if b.site.api, err = b.gateway.open(ctx, b.machine.node); err != nil {
+			return err
+		}
+	}
+	return b.startDaemon(ctx)
+}
+
+// end ends what began.
+func (b *bench) end() error {
+	if b.gateway != nil {
+		b.gateway.close()
+	}
+	return b.stopDaemon()
+}
+
+// close ends what runs on the bench.
+func (b *bench) close() error {
+	err := b.end()
+	if b.machine != nil {
+		b.machine.close()
+	}
+	return errors.Join(err, os.RemoveAll(b.dir))
+}
 
 // newContainer makes a container.
 func (b *bench) newContainer() (*lab.Pod, error) {
@@ -244,6 +303,9 @@ func (b *bench) do(ctx context.Context, c call) *Exchange {
 		}
 	}
 	b.run(ctx, x, path, c.broken)
+	if x.Status != 0 && b.running != nil {
+		x.Log = b.running.tail()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.exchanges++
@@ -347,7 +409,7 @@ func (b *bench) request(c *call) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode configuration: %w", err)
 	}
-	return string(raw), nil
+	return b.site.fill(string(raw)), nil
 }
 
 // capable is the union of what a plugin declares and what the runtime has.

@@ -34,7 +34,7 @@ func benchWith(t *testing.T, dir, plugins string) *bench {
 		t.Fatal(err)
 	}
 	node := labtest.Node(t, labtest.New(t, lab.Topology{}), "n1", "a")
-	m, err := newMachine(node, append(p.bin, os.TempDir()))
+	m, err := newMachine(node, "n1", append(p.bin, os.TempDir()))
 	if err != nil {
 		t.Fatal(err)
 	}

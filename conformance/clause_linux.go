@@ -31,16 +31,20 @@ const (
 	Network   Section = "network"   // what pods rely on
 )
 
+// sections returns all, in the order of reports.
+func sections() []Section { return []Section{Spec, Behaviour, Network} }
+
 // A Clause is one thing that a plugin is held to.
 type Clause struct {
 	// ID stays the same from release to release: a clause that goes takes its
 	// number along.
 	ID      string
 	Section Section
-	// Of names the part of SPEC.md.
+	// Of names the part of SPEC.md, or of the section.
 	Of    string
 	Level Level
-	// Quote is literal.
+	// Quote is literal in the section Spec. In others it says in our own words
+	// what is expected.
 	Quote string
 	// Note says what is looked at, or why the level isn't that of the words.
 	Note string
@@ -50,8 +54,11 @@ type Clause struct {
 	// supports, as its outcome depends on it, and not in the newest alone.
 	Each bool
 
+	alone   bool               // nothing else is checked meanwhile
 	applies func(*plan) string // why not, or nothing
 	check   func(context.Context, *bench) error
+	network func(context.Context, *mesh) error // instead of check, on several nodes
+	mtus    []int                              // of the links between them, if not the usual ones
 }
 
 // Clauses returns all clauses, ordered by ID.
@@ -59,7 +66,7 @@ func Clauses() []Clause {
 	all := slices.Concat(
 		configClauses(), parameterClauses(), addClauses(), delClauses(), checkClauses(), tamperClauses(),
 		statusClauses(), versionClauses(), gcClauses(), executionClauses(), delegationClauses(),
-		resultClauses(), prevResultClauses(), errorClauses(),
+		resultClauses(), prevResultClauses(), errorClauses(), behaviourClauses(), networkClauses(),
 	)
 	slices.SortFunc(all, func(a, b Clause) int { return strings.Compare(a.ID, b.ID) })
 	return all

@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/overlay-cni/overlay-cni/conformance"
 )
@@ -23,7 +26,7 @@ func wrongs() map[string][]string {
 		"main.ifname":               {"2.2-env-02"},
 		"main.status0":              {"2.3-err-01"},
 		"main.plain-errors":         {"2.3-err-02", "5.3-err-01"},
-		"main.no-interface":         {"2.4-add-01"},
+		"main.no-interface":         {"2.4-add-01", "behaviour-crowd-01"},
 		"main.chatty":               {"2.4-add-02", "5.0-out-01"},
 		"main.replace":              {"2.4-add-04", "2.4-add-05"},
 		"main.one":                  {"2.4-add-06"},
@@ -57,14 +60,14 @@ func wrongs() map[string][]string {
 		"main.version-keys":       {"5.2-version-01"},
 		"main.version-fixed":      {"5.2-version-02"},
 		"main.version-lies":       {"5.2-version-03"},
-		"main.gc-nothing":         {"2.4-gc-01", "2.4-gc-07", "2.4-gc-08", "4.2-exec-06"},
+		"main.gc-nothing":         {"2.4-gc-01", "2.4-gc-07", "2.4-gc-08", "4.2-exec-06", "behaviour-kill-03", "behaviour-reboot-02"},
 		"ipam.gc-nothing":         {"2.4-gc-01"},
 		"main.gc-all":             {"2.4-gc-02"},
 		"main.gc-empty":           {"2.4-gc-03", "2.4-gc-06"},
 		"main.gc-valid":           {"2.4-gc-04", "2.4-gc-05"},
 		"main.gc-swallow":         {"2.4-gc-07", "4.2-exec-09"},
 		"main.gc-chatty":          {"2.4-gc-09"},
-		"ipam.same-address":       {"3.1-life-01"},
+		"ipam.same-address":       {"3.1-life-01", "behaviour-crowd-01"},
 		"main.args":               {"3.7-args-01"},
 		"main.args-plain":         {"3.7-args-02"},
 		"main.no-mac":             {"3.7-cap-01"},
@@ -106,6 +109,19 @@ func wrongs() map[string][]string {
 		"main.code-6":             {"5.3-code-07"},
 		"main.code-7":             {"5.3-code-08"},
 		"main.code-reserved":      {"5.3-code-09"},
+		"main.record-last":        {"behaviour-kill-01", "behaviour-reboot-01"},
+		"ipam.lost":               {"behaviour-kill-01"},
+		"main.orphan":             {"behaviour-kill-02"},
+		"main.add-again":          {"behaviour-kill-04"},
+		"main.del-record":         {"behaviour-kill-05"},
+		"ipam.race":               {"behaviour-crowd-01"},
+		"ipam.plain-errors":       {"behaviour-crowd-01"},
+		"main.del-busy":           {"behaviour-crowd-02"},
+		"main.add-del":            {"behaviour-crowd-03"},
+		"main.add-busy":           {"behaviour-crowd-04"},
+		"main.boot":               {"behaviour-reboot-03"},
+		"main.slow":               {"behaviour-limit-01"},
+		"main.add-crowd":          {"behaviour-limit-02"},
 	}
 }
 
@@ -147,7 +163,12 @@ func target(t *testing.T, wrong string, ipamAlone bool) conformance.Target {
 
 func verdicts(t *testing.T, target conformance.Target, clauses ...string) map[string]*conformance.Outcome {
 	t.Helper()
-	report, err := conformance.Run(t.Context(), target, conformance.Options{Clauses: clauses})
+	return held(t, target, conformance.Options{Clauses: clauses})
+}
+
+func held(t *testing.T, target conformance.Target, o conformance.Options) map[string]*conformance.Outcome {
+	t.Helper()
+	report, err := conformance.Run(t.Context(), target, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +200,7 @@ func TestRightPlugins(t *testing.T) {
 		}
 	}
 	for _, c := range conformance.Clauses() {
-		if !passed[c.ID] {
+		if !passed[c.ID] && c.Section != conformance.Network && c.ID != "behaviour-cost-03" { // see TestRightNetwork, TestCostOfAPI
 			t.Errorf("%s passes for none of the right plugins", c.ID)
 		}
 	}
@@ -198,7 +219,8 @@ func TestWrongPlugins(t *testing.T) {
 			t.Parallel()
 			// An IPAM plugin's own clauses are those of it alone.
 			alone := strings.HasPrefix(wrong, "ipam.")
-			for id, o := range verdicts(t, target(t, wrong, alone), table[wrong]...) {
+			options := conformance.Options{Clauses: table[wrong], TimeLimit: time.Second}
+			for id, o := range held(t, target(t, wrong, alone), options) {
 				if o.Verdict != conformance.Fail {
 					t.Errorf("%s: %s %s", id, o.Verdict, o.Why())
 				}
@@ -206,18 +228,75 @@ func TestWrongPlugins(t *testing.T) {
 		})
 	}
 	for _, c := range conformance.Clauses() {
+		if c.Section == conformance.Network || strings.HasPrefix(c.ID, "behaviour-cost-") {
+			continue // see TestWrongNetworks; what costs judges nobody
+		}
 		if !found[c.ID] {
 			t.Errorf("no wrong plugin is there for %s", c.ID)
 		}
 	}
 }
 
+// TestCost: what a plugin executes is counted, that of what it delegates to as
+// well.
+func TestCost(t *testing.T) {
+	t.Parallel()
+	all := verdicts(t, target(t, "", false), "behaviour-cost-*")
+	values := map[string]float64{}
+	for _, o := range all {
+		for _, f := range o.Figures {
+			values[f.Name+" "+f.Unit] = f.Value
+		}
+	}
+	for _, name := range []string{"VERSION ms", "STATUS ms", "ADD ms", "CHECK ms", "GC ms", "DEL ms", "ADD netlink messages", "DEL netlink messages", "ADD system calls"} {
+		if values[name] <= 0 {
+			t.Errorf("%s: %v", name, values[name])
+		}
+	}
+	// The interface plugin, its IPAM plugin and the chained one.
+	if values["ADD programs"] != 3 || values["DEL programs"] != 3 {
+		t.Errorf("%v programs for ADD and %v for DEL, want 3", values["ADD programs"], values["DEL programs"])
+	}
+}
+
+// TestCostOfAPI: requests are counted for each command.
+func TestCostOfAPI(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	// Three requests for an ADD, one for a DEL.
+	script := `#!/bin/bash
+ask() { exec 3<>"/dev/tcp/$1/$2" && printf 'GET /%s HTTP/1.0\r\n\r\n' "$CNI_COMMAND" >&3 && read -r _ <&3; }
+[[ $(cat) =~ http://([0-9.]+):([0-9]+) ]] && at=("${BASH_REMATCH[@]:1}")
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion": "1.1.0", "supportedVersions": ["1.1.0"]}';;
+ADD) ask "${at[@]}" && ask "${at[@]}" && ask "${at[@]}" && echo '{"cniVersion": "1.1.0", "ips": []}';;
+DEL) ask "${at[@]}";;
+esac
+`
+	if err := os.WriteFile(filepath.Join(dir, "asking"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	report, err := conformance.Run(t.Context(), conformance.Target{
+		Conflist: []byte(`{"name": "n", "plugins": [{"type": "asking", "at": "${API}"}]}`), Bin: []string{dir}, API: server.URL,
+	}, conformance.Options{Clauses: []string{"behaviour-cost-03"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &report.Outcomes[0]
+	want := []conformance.Figure{{Name: "ADD", Value: 3, Unit: "API requests"}, {Name: "DEL", Value: 1, Unit: "API requests"}}
+	if o.Verdict != conformance.Pass || !slices.Equal(o.Figures, want) {
+		t.Errorf("%s %s: %v, want %v", o.Verdict, o.Why(), o.Figures, want)
+	}
+}
+
 // TestVacuous: a clause about something that the target hasn't doesn't pass.
 func TestVacuous(t *testing.T) {
 	t.Parallel()
-	all := verdicts(t, target(t, "", true))
-	for _, id := range []string{"2.4-add-01", "2.4-add-03", "2.4-check-05", "2.4-gc-08", "3.7-cap-01", "4.2-exec-05", "5.1-prev-01"} {
-		if o := all[id]; o.Verdict != conformance.NotApplicable || o.Reason == "" {
+	for id, o := range verdicts(t, target(t, "", true),
+		"2.4-add-01", "2.4-add-03", "2.4-check-05", "2.4-gc-08", "3.7-cap-01", "4.2-exec-05", "5.1-prev-01", "behaviour-kill-02") {
+		if o.Verdict != conformance.NotApplicable || o.Reason == "" {
 			t.Errorf("%s: %s, %q", id, o.Verdict, o.Reason)
 		}
 	}

@@ -22,6 +22,7 @@ type jsonOutcome struct {
 	Versions []string  `json:"cniVersions,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
 	Failures []Failure `json:"failures,omitempty"`
+	Figures  []Figure  `json:"figures,omitempty"`
 	Millis   int64     `json:"milliseconds"`
 }
 
@@ -40,7 +41,7 @@ func (r *Report) WriteJSON(out io.Writer) error {
 		o := &r.Outcomes[i]
 		c := &o.Clause
 		document.Clauses = append(document.Clauses, jsonOutcome{
-			c.ID, c.Section, c.Of, c.Level, c.Quote, c.Note, o.Verdict, o.Versions, o.Reason, o.Failures, o.Took.Milliseconds(),
+			c.ID, c.Section, c.Of, c.Level, c.Quote, c.Note, o.Verdict, o.Versions, o.Reason, o.Failures, o.Figures, o.Took.Milliseconds(),
 		})
 	}
 	e := json.NewEncoder(out)
@@ -66,12 +67,20 @@ type (
 		Cases    []junitCase `xml:"testcase"`
 	}
 	junitCase struct {
-		Name      string     `xml:"name,attr"`
-		Class     string     `xml:"classname,attr"`
-		Time      string     `xml:"time,attr"`
-		Failure   *junitText `xml:"failure"`
-		Skipped   *junitText `xml:"skipped"`
-		SystemOut string     `xml:"system-out,omitempty"`
+		Name       string           `xml:"name,attr"`
+		Class      string           `xml:"classname,attr"`
+		Time       string           `xml:"time,attr"`
+		Properties *junitProperties `xml:"properties"`
+		Failure    *junitText       `xml:"failure"`
+		Skipped    *junitText       `xml:"skipped"`
+		SystemOut  string           `xml:"system-out,omitempty"`
+	}
+	junitProperties struct {
+		All []junitProperty `xml:"property"`
+	}
+	junitProperty struct {
+		Name  string  `xml:"name,attr"`
+		Value float64 `xml:"value,attr"`
 	}
 	junitText struct {
 		Message string `xml:"message,attr"`
@@ -84,7 +93,7 @@ type (
 // binding.
 func (r *Report) WriteJUnit(out io.Writer, strict bool) error {
 	var all junitSuites
-	for _, section := range []Section{Spec, Behaviour, Network} {
+	for _, section := range sections() {
 		suite := junitSuite{Name: "cni-conformance." + string(section)}
 		var took time.Duration
 		for i := range r.Outcomes {
@@ -112,6 +121,12 @@ func (r *Report) WriteJUnit(out io.Writer, strict bool) error {
 func (s *junitSuite) add(o *Outcome, strict bool) {
 	c := junitCase{Name: o.Clause.ID, Class: s.Name, Time: seconds(o.Took), SystemOut: o.Clause.String()}
 	s.Tests++
+	if len(o.Figures) > 0 {
+		c.Properties = &junitProperties{}
+		for _, f := range o.Figures {
+			c.Properties.All = append(c.Properties.All, junitProperty{Name: f.Name + " " + f.Unit, Value: f.Value})
+		}
+	}
 	switch {
 	case o.Verdict == Fail && o.Binding(strict):
 		s.Failures++

@@ -23,6 +23,7 @@ type Exchange struct {
 	Stdout  string        `json:"stdout"`
 	Stderr  string        `json:"stderr"`
 	Took    time.Duration `json:"took"`
+	Log     string        `json:"log,omitempty"` // its end, of the node's daemon, when that may tell why
 }
 
 // A Violation says how a clause was broken, and by what.
@@ -159,6 +160,9 @@ func (x *Exchange) String() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "sent to %s: %s\n  stdin:  %s\n", x.Plugin, strings.Join(x.Env, " "), short(x.Stdin))
 	fmt.Fprintf(&b, "came back after %s: status %d\n  stdout: %s\n  stderr: %s\n", x.Took.Round(time.Millisecond), x.Status, short(x.Stdout), short(x.Stderr))
+	if x.Log != "" {
+		fmt.Fprintf(&b, "  the daemon's log ends with:\n    %s\n", strings.ReplaceAll(x.Log, "\n", "\n    "))
+	}
 	return b.String()
 }
 

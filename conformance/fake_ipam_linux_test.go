@@ -16,7 +16,11 @@ import (
 const ipamDir = "/var/lib/fake"
 
 // reservations maps attachments to addresses. The lock goes with the process.
-func reservations() (map[string]string, error) {
+func (f *fake) reservations() (map[string]string, error) {
+	how := unix.LOCK_EX
+	if f.wrong == "race" {
+		how = unix.LOCK_SH
+	}
 	if err := os.MkdirAll(ipamDir, 0o755); err != nil {
 		return nil, err
 	}
@@ -24,7 +28,7 @@ func reservations() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(dir, unix.LOCK_EX); err != nil {
+	if err := unix.Flock(dir, how); err != nil {
 		return nil, err
 	}
 	all := map[string]string{}
@@ -55,7 +59,7 @@ func free(all map[string]string) []string {
 }
 
 func (f *fake) addIPAM() error {
-	all, err := reservations()
+	all, err := f.reservations()
 	if err != nil {
 		return err
 	}
@@ -72,6 +76,9 @@ func (f *fake) addIPAM() error {
 		if address, _ = wanted[0].(string); f.wrong == "no-ips" {
 			address = left[0]
 		}
+	}
+	if err := f.take(address); err != nil {
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(ipamDir, attachment()), []byte(address), 0o600); err != nil {
 		return err
@@ -93,7 +100,7 @@ func (f *fake) addIPAM() error {
 }
 
 func (f *fake) delIPAM() error {
-	if _, err := reservations(); err != nil {
+	if _, err := f.reservations(); err != nil {
 		return err
 	}
 	if _, err := os.Stat(os.Getenv("CNI_NETNS")); err != nil && f.wrong == "del-keep" {
@@ -109,7 +116,7 @@ func (f *fake) checkIPAM() error {
 	if f.wrong == "check-nothing" {
 		return nil
 	}
-	all, err := reservations()
+	all, err := f.reservations()
 	if err != nil {
 		return err
 	}
@@ -127,7 +134,7 @@ func (f *fake) checkIPAM() error {
 }
 
 func (f *fake) gcIPAM() error {
-	all, err := reservations()
+	all, err := f.reservations()
 	if err != nil {
 		return err
 	}
@@ -142,7 +149,7 @@ func (f *fake) gcIPAM() error {
 }
 
 func (f *fake) statusIPAM() error {
-	all, err := reservations()
+	all, err := f.reservations()
 	if err == nil && len(free(all)) == 0 {
 		return refuse(50, "no address is left")
 	}

@@ -20,6 +20,9 @@ import (
 
 func TestMain(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); strings.HasPrefix(name, "fake-") {
+		if name == "fake-child" {
+			os.Exit(playChild())
+		}
 		os.Exit(playPlugin(name))
 	}
 	os.Exit(m.Run())
@@ -121,6 +124,7 @@ func (f *fake) run() error {
 	if err := f.validate(command); err != nil {
 		return err
 	}
+	f.slow(command)
 	return verb()
 }
 

@@ -111,6 +111,9 @@ func (f *fake) addMain() error {
 	if err := f.vacant(ifname); err != nil {
 		return err
 	}
+	if err := f.beginAdd(); err != nil {
+		return err
+	}
 	raw, err := f.delegate("ADD", f.raw)
 	if err != nil {
 		if f.wrong != "no-cleanup" {
@@ -130,6 +133,9 @@ func (f *fake) addMain() error {
 		if err := f.plug(ifname, mac, given); err != nil {
 			return err
 		}
+	}
+	if err := f.endAdd(); err != nil {
+		return err
 	}
 	if err := os.WriteFile(runFile(attachment()), nil, 0o600); err != nil {
 		return err
@@ -296,6 +302,9 @@ func (f *fake) delMain() error {
 	case f.wrong == "del-after-status" && exists(runFile("status-failed")):
 		return refuse(50, "not available")
 	}
+	if nothing, err := f.beginDel(); nothing || err != nil {
+		return err
+	}
 	if f.wrong != "del-no-delegate" && (f.wrong != "del-no-delegate-gone" || netnsErr == nil) {
 		if _, err := f.delegate("DEL", f.raw); err != nil && f.wrong != "del-swallow" {
 			return err
@@ -391,6 +400,7 @@ func (f *fake) gcMain() error {
 	case f.wrong == "gc-chatty":
 		fmt.Fprintln(f.out, "collected")
 	}
+	f.forgetStale()
 	if _, err := f.delegate("GC", conf); err != nil && f.wrong != "gc-swallow" {
 		return err
 	}

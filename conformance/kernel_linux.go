@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,21 @@ type link struct {
 	mtu       int
 	up        bool
 	addresses []netip.Prefix
+}
+
+// snapshot is what a host's kernel has, without what follows from its addresses
+// in the kernel's own time, such as after duplicate address detection: the
+// routes that deliver them.
+func snapshot(h *lab.Host) (lab.Snapshot, error) {
+	s, err := h.Snapshot()
+	return slices.DeleteFunc(s, delivers), err
+}
+
+// delivers says whether a line of a snapshot is a route of the kernel's own in
+// the table local.
+func delivers(line string) bool {
+	return strings.HasPrefix(line, fmt.Sprintf("route table %d ", unix.RT_TABLE_LOCAL)) &&
+		strings.Contains(line, fmt.Sprintf(" proto %d ", unix.RTPROT_KERNEL))
 }
 
 // links returns a host's interfaces but lo.

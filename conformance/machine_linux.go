@@ -3,6 +3,7 @@ package conformance
 // Where plugins run: a node of the lab, with state folders of its own.
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -20,32 +21,40 @@ import (
 // stateFolders are where plugins keep what they know. A plugin finds them
 // empty: what it does there isn't done to the machine's own networks. It finds
 // no daemon's socket there either.
-func stateFolders() []string { return []string{"/run", "/var/lib"} }
+func stateFolders() []string { return []string{runFolder, "/var/lib"} }
 
-// A machine is a node with state folders that are its own. It is a thread in a
-// mount namespace that nobody else is in; plugins are started from that thread.
+// runFolder is what a reboot loses.
+const runFolder = "/run"
+
+// bootID is where a kernel tells which of its lives this is.
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// A machine is a node with a name and state folders that are its own. It is a
+// thread in namespaces that nobody else is in; plugins are started from that
+// thread.
 type machine struct {
 	node  *lab.Node
+	keep  []string // folders that stay visible
 	tasks chan func()
 	done  chan struct{}
 }
 
 // newMachine makes a machine of a node. The folders in keep stay visible.
-func newMachine(node *lab.Node, keep []string) (*machine, error) {
-	m := &machine{node: node, tasks: make(chan func()), done: make(chan struct{})}
+func newMachine(node *lab.Node, name string, keep []string) (*machine, error) {
+	m := &machine{node: node, keep: keep, tasks: make(chan func()), done: make(chan struct{})}
 	ready := make(chan error, 1)
-	go m.loop(keep, ready)
+	go m.loop(name, ready)
 	if err := <-ready; err != nil {
-		return nil, fmt.Errorf("make state folders: %w", err)
+		return nil, fmt.Errorf("make machine %s: %w", name, err)
 	}
 	return m, nil
 }
 
 // loop never unlocks its thread, which ends with it and takes the mounts along.
-func (m *machine) loop(keep []string, ready chan<- error) {
+func (m *machine) loop(name string, ready chan<- error) {
 	defer close(m.done)
 	runtime.LockOSThread()
-	err := hideState(keep)
+	err := settleIn(name, m.keep)
 	ready <- err
 	if err != nil {
 		return
@@ -64,21 +73,110 @@ func (m *machine) start(cmd *exec.Cmd) error {
 	return <-result
 }
 
+// boot begins another life of the machine: /run is empty, and the number of the
+// life another one. What else a reboot takes is the node's.
+func (m *machine) boot() error {
+	return m.inside(func() error {
+		if err := hide([]string{runFolder}, m.keep); err != nil {
+			return err
+		}
+		if err := unix.Unmount(bootID, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("take boot ID away: %w", err)
+		}
+		return newLife()
+	})
+}
+
+// kill ends all that runs on the machine, also what has left the group of the
+// process that started it.
+func (m *machine) kill() error {
+	for {
+		all, err := m.processes()
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for pid := range all {
+			if err := m.killOne(pid); err != nil {
+				return fmt.Errorf("kill process %d: %w", pid, err)
+			}
+		}
+	}
+}
+
+// killOne kills a process and waits for its end. It is looked at again once it
+// is held by a descriptor, as its number may be another's by now.
+func (m *machine) killOne(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if all, err := m.processes(); err != nil || !all[pid] {
+		return err
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	const patience = 10_000 // ms
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, patience)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err == nil && n == 0:
+			return errors.New("it doesn't end")
+		default:
+			return err
+		}
+	}
+}
+
 // close ends the machine's thread.
 func (m *machine) close() {
 	close(m.tasks)
 	<-m.done
 }
 
-// hideState moves the thread into a mount namespace and puts empty folders over
-// the state folders, but for what is kept of them.
-func hideState(keep []string) (err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("new mount namespace: %w", err)
+// settleIn makes the thread that of a machine.
+func settleIn(name string, keep []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("new namespaces: %w", err)
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	if err := hide(stateFolders(), keep); err != nil {
+		return err
+	}
+	return newLife()
+}
+
+// newLife puts another number over the kernel's. The file has no name after
+// that: a machine that was just booted has an empty /run.
+func newLife() (err error) {
+	id, err := os.CreateTemp(runFolder, ".boot_id-")
+	if err != nil {
+		return fmt.Errorf("make boot ID: %w", err)
+	}
+	defer func() { err = errors.Join(err, id.Close(), os.Remove(id.Name())) }()
+	u := make([]byte, 16)
+	_, _ = rand.Read(u) // never fails
+	if _, err := fmt.Fprintf(id, "%x-%x-%x-%x-%x\n", u[:4], u[4:6], u[6:8], u[8:10], u[10:]); err != nil {
+		return fmt.Errorf("make boot ID: %w", err)
+	}
+	if err := unix.Mount(id.Name(), bootID, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("set boot ID: %w", err)
+	}
+	return nil
+}
+
+// hide puts empty folders over some, but for what is kept of them.
+func hide(dirs, keep []string) (err error) {
 	open := map[string]*os.File{} // what is kept is still reached by these
 	defer func() {
 		for _, f := range open {
@@ -86,11 +184,11 @@ func hideState(keep []string) (err error) {
 		}
 	}()
 	for _, dir := range keep {
-		if f, err := os.Open(dir); err == nil && hidden(dir) {
+		if f, err := os.Open(dir); err == nil && hidden(dirs, dir) {
 			open[dir] = f
 		}
 	}
-	for _, dir := range stateFolders() {
+	for _, dir := range dirs {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 			return fmt.Errorf("mount on %s: %w", dir, err)
 		}
@@ -106,14 +204,14 @@ func hideState(keep []string) (err error) {
 	return nil
 }
 
-// hidden says whether a folder is in one of the state folders.
-func hidden(dir string) bool {
+// hidden says whether a folder is in one of those that are hidden.
+func hidden(dirs []string, dir string) bool {
 	resolved, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return false
 	}
-	for _, state := range stateFolders() {
-		if strings.HasPrefix(resolved, state+"/") {
+	for _, one := range dirs {
+		if strings.HasPrefix(resolved, one+"/") {
 			return true
 		}
 	}

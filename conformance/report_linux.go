@@ -36,6 +36,7 @@ type Outcome struct {
 	Versions []string // that it was checked in
 	Reason   string   // why it isn't applicable
 	Failures []Failure
+	Figures  []Figure // that it measured, if that is what it does
 	Took     time.Duration
 }
 
@@ -93,28 +94,68 @@ func (r *Report) Count(level Level, v Verdict) int {
 	return n
 }
 
-// Write prints the table of clauses, the failures with what was sent and what
-// came back, and the sums.
-func (r *Report) Write(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "CLAUSE\tLEVEL\tVERDICT\tVERSIONS\tMS\tWHY")
+// Sections returns those that clauses were chosen of, in their order.
+func (r *Report) Sections() []Section {
+	var all []Section
+	for _, section := range sections() {
+		if len(r.in(section)) > 0 {
+			all = append(all, section)
+		}
+	}
+	return all
+}
+
+// in are the outcomes of a section's clauses.
+func (r *Report) in(section Section) []*Outcome {
+	var all []*Outcome
 	for i := range r.Outcomes {
-		o := &r.Outcomes[i]
+		if r.Outcomes[i].Clause.Section == section {
+			all = append(all, &r.Outcomes[i])
+		}
+	}
+	return all
+}
+
+// Write prints a table of clauses for each section, the failures with what was
+// sent and what came back, what was measured, and the sums.
+func (r *Report) Write(out io.Writer) error {
+	for _, section := range r.Sections() {
+		if err := r.writeTable(out, section); err != nil {
+			return err
+		}
+	}
+	for i := range r.Outcomes {
+		if o := &r.Outcomes[i]; len(o.Failures) > 0 {
+			fmt.Fprintf(out, "%s\n%s\n", &o.Clause, o.Text())
+		}
+	}
+	for i := range r.Outcomes {
+		if o := &r.Outcomes[i]; len(o.Figures) > 0 {
+			fmt.Fprintf(out, "%s\n%s\n", &o.Clause, o.Measured())
+		}
+	}
+	for _, section := range r.Sections() {
+		fmt.Fprintf(out, "%s: %s\n", section, r.sums(section))
+	}
+	_, err := fmt.Fprintf(out, "%s with %s in %.1f s\n", strings.Join(r.Plugins, ", "), strings.Join(r.Versions, ", "), r.Took.Seconds())
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+// writeTable prints a line for each clause of a section.
+func (r *Report) writeTable(out io.Writer, section Section) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%s\tLEVEL\tVERDICT\tVERSIONS\tMS\tWHY\n", strings.ToUpper(string(section)))
+	for _, o := range r.in(section) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", o.Clause.ID, o.Clause.Level, o.Verdict,
 			strings.Join(o.Versions, " "), o.Took.Milliseconds(), headline(o.Why()))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	for i := range r.Outcomes {
-		if o := &r.Outcomes[i]; len(o.Failures) > 0 {
-			fmt.Fprintf(out, "\n%s\n%s", &o.Clause, o.Text())
-		}
-	}
-	_, err := fmt.Fprintf(out, "\n%s with %s: %s in %.1f s\n", strings.Join(r.Plugins, ", "), strings.Join(r.Versions, ", "), r.sums(), r.Took.Seconds())
-	if err != nil {
-		return fmt.Errorf("write report: %w", err)
-	}
+	fmt.Fprintln(out)
 	return nil
 }
 
@@ -148,12 +189,25 @@ func (o *Outcome) Text() string {
 	return b.String()
 }
 
-// sums are the numbers of verdicts.
-func (r *Report) sums() string {
+// Measured is what an outcome's figures say, a line for each.
+func (o *Outcome) Measured() string {
+	var b strings.Builder
+	for _, f := range o.Figures {
+		fmt.Fprintf(&b, "  %s\n", f)
+	}
+	return b.String()
+}
+
+// sums are the numbers of verdicts in a section.
+func (r *Report) sums(section Section) string {
+	only := &Report{}
+	for _, o := range r.in(section) {
+		only.Outcomes = append(only.Outcomes, *o)
+	}
 	var parts []string
 	for _, level := range []Level{Must, Should, May} {
 		parts = append(parts, fmt.Sprintf("%s %d pass, %d fail, %d not applicable", level,
-			r.Count(level, Pass), r.Count(level, Fail), r.Count(level, NotApplicable)))
+			only.Count(level, Pass), only.Count(level, Fail), only.Count(level, NotApplicable)))
 	}
 	return strings.Join(parts, "; ")
 }

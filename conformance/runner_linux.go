@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -27,6 +26,12 @@ type Options struct {
 	// Parallel is how many clauses are checked at once. Zero means two for each
 	// processor.
 	Parallel int
+	// TimeLimit is how long a plugin may take for a command. Zero means 10 s; a
+	// plugin is never waited for longer than 30 s.
+	TimeLimit time.Duration
+	// Convergence is how long nodes may take to get ready, once their daemon is
+	// started, and to learn of each other. Zero means 30 s.
+	Convergence time.Duration
 	// Progress is called with each outcome as soon as it is there, if set.
 	Progress func(done, of int, o Outcome)
 }
@@ -44,6 +49,10 @@ func Run(ctx context.Context, t Target, o Options) (_ *Report, err error) {
 	p, err := read(t)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrTarget, err)
+	}
+	p.limit = o.TimeLimit
+	if o.Convergence > 0 {
+		p.convergence = o.Convergence
 	}
 	l, err := lab.New(ctx, lab.Topology{Segments: []lab.Segment{{Name: "a"}}})
 	if err != nil {
@@ -66,6 +75,8 @@ type run struct {
 	lab     *lab.Lab
 	plan    *plan
 	options Options
+
+	alone sync.RWMutex // written by a clause that is checked alone
 
 	mu     sync.Mutex
 	done   int
@@ -172,8 +183,19 @@ func (r *run) clause(ctx context.Context, w *workplace, c *Clause) (Outcome, err
 		o.Reason = fmt.Sprintf("it begins with cniVersion %s, the newest that is supported is %s", c.Since, r.plan.newest())
 		return o, nil
 	}
+	// Nodes of one API server would know of those of another clause.
+	defer r.turn(c.alone || c.network != nil && r.plan.api != nil)()
+	begun = time.Now() // waiting isn't the plugin's
 	for _, v := range versions {
-		err := r.onBench(ctx, w, v, c.check)
+		var err error
+		if c.network != nil {
+			err = onMesh(ctx, r.plan, v, c.mtus, c.network)
+		} else {
+			err = r.onBench(ctx, w, v, func(ctx context.Context, b *bench) error {
+				defer func() { o.Figures = append(o.Figures, b.figures...) }()
+				return c.check(ctx, b)
+			})
+		}
 		if err := o.add(v, err); err != nil {
 			return o, err
 		}
@@ -182,30 +204,36 @@ func (r *run) clause(ctx context.Context, w *workplace, c *Clause) (Outcome, err
 	return o, nil
 }
 
+// turn waits until a clause may be checked, and returns how it gives way.
+func (r *run) turn(alone bool) (done func()) {
+	if alone {
+		r.alone.Lock()
+		return r.alone.Unlock
+	}
+	r.alone.RLock()
+	return r.alone.RUnlock
+}
+
 // onBench runs a check on a machine that nobody had before.
 func (r *run) onBench(ctx context.Context, w *workplace, version string, check func(context.Context, *bench) error) (err error) {
 	if err := w.clean(); err != nil {
 		return err
 	}
-	m, err := newMachine(w.node, append(slices.Clone(r.plan.bin), os.TempDir()))
+	w.used = true
+	b, err := newBench(ctx, r.plan, version, w.node, site{index: 1})
 	if err != nil {
 		return err
 	}
-	defer m.close()
-	dir, err := os.MkdirTemp(w.node.Dir(), "bench-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	b := &bench{plan: r.plan, version: version, machine: m, dir: dir}
+	begun := b.exchanges
 	defer func() {
 		b.cleanUp(context.WithoutCancel(ctx))
 		w.used = b.exchanges > 0
+		err = errors.Join(err, b.close())
 	}()
 	if err := check(ctx, b); err != nil {
 		return err
 	}
-	if b.exchanges == 0 {
+	if b.exchanges == begun {
 		return nothing("nothing was executed")
 	}
 	return nil
@@ -215,7 +243,9 @@ func (r *run) onBench(ctx context.Context, w *workplace, version string, check f
 // attaches a container at all.
 func (r *run) probe(ctx context.Context, w *workplace) error {
 	r.plan.versions = knownVersions()
-	err := r.onBench(ctx, w, r.plan.newest(), func(ctx context.Context, b *bench) error {
+	bare := *r.plan
+	bare.daemon = "" // VERSION needs none, and to wait for one needs the versions
+	err := (&run{lab: r.lab, plan: &bare}).onBench(ctx, w, r.plan.newest(), func(ctx context.Context, b *bench) error {
 		versions := knownVersions()
 		without := func(supported []string) {
 			versions = slices.DeleteFunc(versions, func(v string) bool { return !slices.Contains(supported, v) })

@@ -179,7 +179,7 @@ func leavesNothing(ctx context.Context, b *bench) error {
 		return err
 	}
 	node := b.machine.node
-	earlier, err := node.Snapshot()
+	earlier, err := snapshot(node.Host)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func leavesNothing(ctx context.Context, b *bench) error {
 	if x.Status != 0 {
 		return nothing("DEL failed%s", x.said())
 	}
-	later, err := node.Snapshot()
+	later, err := snapshot(node.Host)
 	if err != nil {
 		return err
 	}

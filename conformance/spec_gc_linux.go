@@ -92,13 +92,13 @@ func sparesValid(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	earlier, err := valid.container.Snapshot()
+	earlier, err := snapshot(valid.container.Host)
 	if err != nil {
 		return err
 	}
 	checked := b.all(ctx, "CHECK", valid).Status == 0
 	gc := b.gcAll(ctx, valid)
-	later, err := valid.container.Snapshot()
+	later, err := snapshot(valid.container.Host)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func specification(t *testing.T) string {
 	return string(text)
 }
 
-// TestQuotesAreLiteral: what a clause or a reason quotes is in SPEC.md.
+// TestQuotesAreLiteral: what a clause of SPEC.md or a reason quotes is there.
 func TestQuotesAreLiteral(t *testing.T) {
 	t.Parallel()
 	text := specification(t)
@@ -33,7 +33,7 @@ func TestQuotesAreLiteral(t *testing.T) {
 		t.Error("this is another version of the specification")
 	}
 	for _, c := range conformance.Clauses() {
-		if !strings.Contains(text, c.Quote) {
+		if c.Section == conformance.Spec && !strings.Contains(text, c.Quote) {
 			t.Errorf("%s: SPEC.md hasn't %q", c.ID, c.Quote)
 		}
 	}
@@ -53,7 +53,9 @@ func TestSpecificationIsCovered(t *testing.T) {
 	begins := regexp.MustCompile(`^[-*\s]+`)
 	var quotes []string
 	for _, c := range conformance.Clauses() {
-		quotes = append(quotes, c.Quote)
+		if c.Section == conformance.Spec {
+			quotes = append(quotes, c.Quote)
+		}
 	}
 	for _, u := range conformance.Unchecked() {
 		quotes = append(quotes, u.Quote)

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A Target is what is tested: the plugins of a network configuration.
@@ -18,6 +20,11 @@ type Target struct {
 	// plugins is held to the clauses, and the first one to those of an
 	// interface plugin, or, when its ipam.type is its own type, of an IPAM
 	// plugin.
+	//
+	// Its texts may name what differs from node to node: ${NODE}, the node's
+	// name; ${INDEX}, its number from one on; ${ADDRESS} and ${ADDRESS6}, its
+	// addresses; ${SHARED}, a folder that all nodes of a network share; ${API},
+	// where API is reached.
 	Conflist []byte
 	// Bin are the folders with the plugins.
 	Bin []string
@@ -26,6 +33,16 @@ type Target struct {
 	RuntimeConfig map[string]json.RawMessage
 	// Args is CNI_ARGS.
 	Args string
+	// Daemon is a command line for /bin/sh that runs on each node as long as the
+	// node does, if there is one. It has the conflist's variables in its
+	// environment, and Bin at the end of its PATH.
+	Daemon string
+	// Joins says that the network joins the pods of several nodes, which then is
+	// held to the network section.
+	Joins bool
+	// API is the URL of an API server that plugins call, if they do. They reach
+	// it through a proxy that counts, see Conflist.
+	API string
 }
 
 // A kind of plugin is what it is asked to do.
@@ -54,9 +71,16 @@ type plan struct {
 	bin      []string
 	capable  map[string]json.RawMessage
 	args     string
-	declared []string // versions, in the conflist
-	versions []string // that all plugins support, oldest first
+	daemon   string
+	joins    bool
+	api      *url.URL
+	limit    time.Duration // for each command; none when zero
+	declared []string      // versions, in the conflist
+	versions []string      // that all plugins support, oldest first
 	samples  map[string]*sample
+	capacity *capacity
+
+	convergence time.Duration
 }
 
 // read makes a plan of a target; the versions are still to be asked for.
@@ -73,11 +97,20 @@ func read(t Target) (*plan, error) {
 	if list.Name == "" || len(list.Plugins) == 0 {
 		return nil, errors.New("read conflist: it needs name and plugins")
 	}
-	p := &plan{network: list.Name, capable: t.RuntimeConfig, args: t.Args, declared: list.Versions}
+	if err := checkVariables(t.Conflist, t.API != ""); err != nil {
+		return nil, fmt.Errorf("read conflist: %w", err)
+	}
+	p := &plan{
+		network: list.Name, capable: t.RuntimeConfig, args: t.Args, declared: list.Versions,
+		daemon: t.Daemon, joins: t.Joins, convergence: defaultConvergence,
+	}
+	if err := p.readAPI(t.API); err != nil {
+		return nil, err
+	}
 	if !slices.Contains(p.declared, list.Version) {
 		p.declared = append(p.declared, list.Version)
 	}
-	p.samples = map[string]*sample{}
+	p.samples, p.capacity = map[string]*sample{}, &capacity{}
 	for _, v := range knownVersions() {
 		p.samples[v] = &sample{}
 	}
@@ -96,6 +129,21 @@ func read(t Target) (*plan, error) {
 		p.plugins = append(p.plugins, one)
 	}
 	return p, nil
+}
+
+// readAPI reads the URL of the API server.
+func (p *plan) readAPI(text string) (err error) {
+	if text == "" {
+		return nil
+	}
+	p.api, err = url.Parse(text)
+	if err != nil {
+		return fmt.Errorf("URL of the API server: %w", err)
+	}
+	if p.api.Scheme != "http" && p.api.Scheme != "https" || p.api.Host == "" {
+		return fmt.Errorf("URL of the API server %q: it needs http or https, and a host", text)
+	}
+	return nil
 }
 
 // read reads the configuration of one plugin.
@@ -167,8 +215,8 @@ func (p *plan) places(is func(*plugin) bool) []int {
 	return found
 }
 
-// needsInterface, needsIPAM, needsDelegate and needsChain say what a clause is
-// about when the target has none of it.
+// needsInterface, needsIPAM, needsDelegate, needsChain, needsNodes and
+// needsDaemon say what a clause is about when the target has none of it.
 func needsInterface(p *plan) string {
 	if p.plugins[0].kind != interfacePlugin {
 		return p.plugins[0].name + " is an IPAM plugin, which makes no interface"
@@ -193,6 +241,27 @@ func needsDelegate(p *plan) string {
 func needsChain(p *plan) string {
 	if len(p.chained()) == 0 {
 		return "the conflist has no chained plugin"
+	}
+	return ""
+}
+
+func needsNodes(p *plan) string {
+	if !p.joins {
+		return "the target isn't said to join the pods of several nodes"
+	}
+	return needsInterface(p)
+}
+
+func needsDaemon(p *plan) string {
+	if p.daemon == "" {
+		return "the target has no daemon"
+	}
+	return needsNodes(p)
+}
+
+func needsAPI(p *plan) string {
+	if p.api == nil {
+		return "no URL of an API server is given"
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/overlay-cni/overlay-cni/conformance"
 )
@@ -28,9 +29,13 @@ const usage = `cni-conformance holds CNI plugins to the CNI specification 1.1.0.
 
   cni-conformance run --conflist FILE --bin DIR[:DIR] [flags]   check the plugins of a network configuration
   cni-conformance list [--unchecked]                            show all clauses with their quotes
+  cni-conformance compare --bin DIR[:DIR] [flags] TARGET...     check targets, each a folder, and put them side by side
 
 Each check has a network namespace for a node, others for containers, and empty
-/run and /var/lib: nothing of the machine is touched.
+/run and /var/lib: nothing of the machine is touched. The network section has
+three nodes. What differs from node to node the conflist's texts may name:
+${NODE}, ${INDEX} (from 1 on), ${ADDRESS}, ${ADDRESS6}, ${SHARED} (a folder that
+the nodes share) and ${API}.
 
 Exit status: 0 all MUSTs hold, 1 one doesn't (with --strict any clause), 2 wrong
 usage, 3 the suite couldn't do its work.
@@ -44,10 +49,14 @@ var errUsage = errors.New("wrong usage")
 // order is what the command line asks a run for.
 type order struct {
 	conflist, bin, runtimeConfig, args string
+	daemon, api                        string
+	joins                              bool
 	json, junit                        string
 	clauses                            []string
 	strict, everyVersion, quiet        bool
 	parallel                           int
+	timeLimit                          time.Duration
+	convergence                        time.Duration
 }
 
 // execute runs a command and returns the exit status.
@@ -76,12 +85,14 @@ func dispatch(ctx context.Context, args []string, out, errOut io.Writer) (int, e
 		return o.run(ctx, out, errOut)
 	case "list":
 		return list(args[1:], out, errOut)
+	case "compare":
+		return compareTargets(ctx, args[1:], out, errOut)
 	case "help", "-h", "-help", "--help":
 		flags.SetOutput(out)
 		flags.Usage()
 		return allHold, nil
 	}
-	return wrongUsage, fmt.Errorf("%w: no command %q; there are run, list and help", errUsage, args[0])
+	return wrongUsage, fmt.Errorf("%w: no command %q; there are run, list, compare and help", errUsage, args[0])
 }
 
 func (o *order) flags(errOut io.Writer) *flag.FlagSet {
@@ -91,6 +102,9 @@ func (o *order) flags(errOut io.Writer) *flag.FlagSet {
 	f.StringVar(&o.bin, "bin", os.Getenv("CNI_PATH"), "folders with the plugins, `DIR[:DIR]`")
 	f.StringVar(&o.runtimeConfig, "runtime-config", "", "capability arguments, a `JSON` object; a plugin gets those that it declares")
 	f.StringVar(&o.args, "cni-args", "", "CNI_ARGS, `KEY=VALUE;...`")
+	f.StringVar(&o.daemon, "daemon", "", "`COMMAND` for /bin/sh that runs on each node; the conflist's variables are in its environment")
+	f.BoolVar(&o.joins, "nodes", false, "the network joins the pods of several nodes: check the network section, too")
+	f.StringVar(&o.api, "api", "", "`URL` of an API server that plugins call; they reach it at ${API}, and requests are counted")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to `FILE`")
 	f.StringVar(&o.junit, "junit", "", "write the report as JUnit does to `FILE`")
 	f.Func("clause", "check only clauses that match the pattern `GLOB`; may be repeated", func(s string) error {
@@ -100,6 +114,8 @@ func (o *order) flags(errOut io.Writer) *flag.FlagSet {
 	f.BoolVar(&o.strict, "strict", false, "a SHOULD or MAY that doesn't hold counts as a MUST does")
 	f.BoolVar(&o.everyVersion, "every-version", false, "check all clauses in each cniVersion, not only those it matters for")
 	f.IntVar(&o.parallel, "parallel", 0, "how many clauses are checked at once; 0 means two for each processor")
+	f.DurationVar(&o.convergence, "convergence", 0, "how long nodes may take to get ready and to learn of each other; 0 means 30s")
+	f.DurationVar(&o.timeLimit, "time-limit", 0, "how long a call may take; 0 means 10s")
 	f.BoolVar(&o.quiet, "quiet", false, "show no progress")
 	f.Usage = func() {
 		fmt.Fprint(f.Output(), usage)
@@ -125,7 +141,7 @@ func (o *order) parse(f *flag.FlagSet, args []string) error {
 
 // target reads what is tested.
 func (o *order) target() (conformance.Target, error) {
-	t := conformance.Target{Bin: filepath.SplitList(o.bin), Args: o.args}
+	t := conformance.Target{Bin: filepath.SplitList(o.bin), Args: o.args, Daemon: o.daemon, Joins: o.joins, API: o.api}
 	var err error
 	if t.Conflist, err = os.ReadFile(o.conflist); err != nil {
 		return t, fmt.Errorf("%w: --conflist: %w", errUsage, err)
@@ -143,7 +159,7 @@ func (o *order) run(ctx context.Context, out, errOut io.Writer) (int, error) {
 	if err != nil {
 		return wrongUsage, err
 	}
-	options := conformance.Options{Clauses: o.clauses, EveryVersion: o.everyVersion, Parallel: o.parallel}
+	options := conformance.Options{Clauses: o.clauses, EveryVersion: o.everyVersion, Parallel: o.parallel, Convergence: o.convergence}
 	if !o.quiet {
 		options.Progress = func(done, of int, one conformance.Outcome) {
 			fmt.Fprintf(errOut, "[%d/%d] %s %s\n", done, of, one.Clause.ID, one.Verdict)
@@ -202,7 +218,7 @@ func list(args []string, out, errOut io.Writer) (int, error) {
 		return allHold, nil
 	}
 	for _, c := range conformance.Clauses() {
-		fmt.Fprintf(out, "%-14s %-6s %s\n    %q\n", c.ID, c.Level, c.Of, strings.TrimSpace(c.Quote))
+		fmt.Fprintf(out, "%-10s %-19s %-6s %s\n    %q\n", c.Section, c.ID, c.Level, c.Of, strings.TrimSpace(c.Quote))
 		if c.Note != "" {
 			fmt.Fprintf(out, "    %s\n", c.Note)
 		}
