@@ -154,7 +154,7 @@ func (r answer) malformed(part string) string {
 
 func misshapen(part string, o map[string]any) string {
 	for key, fits := range shapes()[part] {
-		if value, there := o[key]; there && !fits(value) {
+		if value := o[key]; value != nil && !fits(value) {
 			return fmt.Sprintf("%s is %v", key, value)
 		}
 	}

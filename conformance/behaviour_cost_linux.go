@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -176,21 +175,6 @@ func measuresRequests(ctx context.Context, b *bench) error {
 		Figure{Name: "ADD", Value: float64(added-before) / rounds, Unit: "API requests"},
 		Figure{Name: "DEL", Value: float64(deleted-added) / rounds, Unit: "API requests"},
 	)
-	return nil
-}
-
-// execute runs a program for an exchange.
-func (b *bench) execute(cmd *exec.Cmd, x *Exchange) error {
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &stdout, &stderr, time.Second
-	if err := b.machine.start(cmd); err != nil {
-		return fmt.Errorf("start %s: %w", cmd.Path, err)
-	}
-	_ = cmd.Wait() // its status says it
-	x.Status, x.Stdout, x.Stderr = cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.exchanges++
 	return nil
 }
 

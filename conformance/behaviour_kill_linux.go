@@ -9,10 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -164,32 +160,6 @@ func (b *bench) undisturbed(ctx context.Context, command string) (time.Duration,
 	return median(all), nil
 }
 
-// every calls a command of all plugins for an attachment until one fails, and
-// returns all exchanges. The results of ADD are kept.
-func (b *bench) every(ctx context.Context, command string, a *attachment) []*Exchange {
-	var all []*Exchange
-	for _, i := range b.order(command) {
-		x := b.do(ctx, call{plugin: i, command: command, at: a, prev: a.result()})
-		all = append(all, x)
-		if x.Status != 0 {
-			break
-		}
-		if command == "ADD" {
-			a.results = append(a.results, json.RawMessage(x.Stdout))
-		}
-	}
-	return all
-}
-
-// order are the places of the plugins in the order that a command has.
-func (b *bench) order(command string) []int {
-	places := b.places(func(*plugin) bool { return true })
-	if command == "DEL" {
-		slices.Reverse(places)
-	}
-	return places
-}
-
 // A blow is when a command is killed; nil is never.
 type blow struct {
 	after, of time.Duration
@@ -290,81 +260,4 @@ func (at *blow) fall(cmd *exec.Cmd) error {
 		return fmt.Errorf("wait for process %d: %w", cmd.Process.Pid, err)
 	}
 	return nil
-}
-
-// command makes an exchange and the program that is executed for it, behind
-// another one if that is wanted.
-func (b *bench) command(ctx context.Context, c *call, behind ...string) (*Exchange, *exec.Cmd, error) {
-	one := &b.plugins[c.plugin]
-	x := &Exchange{Plugin: one.name, Command: c.command, Env: b.environ(c), Status: -1}
-	var err error
-	if x.Stdin, err = b.request(c); err != nil {
-		return nil, nil, err
-	}
-	line := append(slices.Clone(behind), one.path)
-	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Env, cmd.Stdin = x.Env, strings.NewReader(x.Stdin)
-	return x, cmd, nil
-}
-
-// inside runs something on the machine's thread, which sees its files.
-func (m *machine) inside(fn func() error) error {
-	result := make(chan error, 1)
-	m.tasks <- func() { result <- fn() }
-	return <-result
-}
-
-// processes returns those that run on the machine: they are in its mount
-// namespace.
-func (m *machine) processes() (map[int]bool, error) {
-	var own string
-	err := m.inside(func() (err error) {
-		own, err = os.Readlink("/proc/thread-self/ns/mnt")
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find the machine's processes: %w", err)
-	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("find the machine's processes: %w", err)
-	}
-	all := map[int]bool{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		if ns, err := os.Readlink(filepath.Join("/proc", e.Name(), "ns/mnt")); err == nil && ns == own {
-			all[pid] = true
-		}
-	}
-	return all, nil
-}
-
-// calmDown waits until no process runs on the machine that isn't a resident.
-// One that never ends is none to wait for.
-func (m *machine) calmDown(ctx context.Context, residents map[int]bool) error {
-	const deadline, pause = 5 * time.Second, 2 * time.Millisecond
-	ctx, cancel := context.WithTimeout(ctx, deadline)
-	defer cancel()
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		now, err := m.processes()
-		if err != nil {
-			return err
-		}
-		for pid := range residents {
-			delete(now, pid)
-		}
-		if len(now) == 0 {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }

@@ -1,19 +1,16 @@
 package conformance
 
-// What a check has at hand: containers, and plugins executed as by a runtime.
+// What a check has at hand: a machine, containers, and what was added to them.
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
@@ -28,10 +25,10 @@ type bench struct {
 	version string
 	machine *machine
 	site    site
-	running *daemon  // nil while there is none
-	gateway *gateway // nil without an API server
-	dir     string   // private
-	shims   string   // folder before the others in CNI_PATH, if any
+	running atomic.Pointer[daemon] // nil while there is none
+	gateway *gateway               // nil without an API server
+	dir     string                 // private
+	shims   string                 // folder before the others in CNI_PATH, if any
 
 	mu          sync.Mutex
 	exchanges   int
@@ -63,21 +60,6 @@ func (a *attachment) previous(place int) json.RawMessage {
 		return nil
 	}
 	return a.results[place-1]
-}
-
-// A call is an execution to be.
-type call struct {
-	plugin  int
-	command string
-	at      *attachment     // none for VERSION, STATUS and GC
-	prev    json.RawMessage // prevResult
-	conf    fields          // instead of what the configuration has; nil takes away
-	env     map[string]string
-	unset   []string
-	stdin   *string // instead of any configuration
-	broken  bool    // standard input can't be read
-
-	delegate bool // execute what the plugin delegates to, in its place
 }
 
 // A sample is one ADD of all plugins in one version. Clauses that only look at
@@ -266,169 +248,26 @@ func (b *bench) sampledResult(ctx context.Context) (*Exchange, answer, error) {
 	return x, r, err
 }
 
-// all calls a command for an attachment of all plugins, in the order that the
-// command has, until one fails. The last exchange is returned.
-func (b *bench) all(ctx context.Context, command string, a *attachment) *Exchange {
-	places := make([]int, len(b.plugins))
-	for i := range places {
-		places[i] = i
-	}
-	if command == "DEL" {
-		slices.Reverse(places)
-	}
-	var x *Exchange
-	for _, i := range places {
-		if x = b.do(ctx, call{plugin: i, command: command, at: a, prev: a.result()}); x.Status != 0 {
-			break
-		}
-	}
-	return x
-}
+// farewell is how long plugins may take to clean up once a run is interrupted.
+const farewell = 3 * time.Second
 
-// do executes a plugin as a runtime does.
-func (b *bench) do(ctx context.Context, c call) *Exchange {
-	x := &Exchange{Plugin: b.plugins[c.plugin].name, Command: c.command, Env: b.environ(&c), Status: -1}
-	stdin, err := b.request(&c)
-	if err != nil {
-		x.Stderr = err.Error()
-		return x
-	}
-	x.Stdin = stdin
-	path := b.plugins[c.plugin].path
-	if c.delegate {
-		x.Plugin = b.plugins[c.plugin].ipam
-		if path, err = b.find(x.Plugin); err != nil {
-			x.Stderr = err.Error()
-			return x
-		}
-	}
-	b.run(ctx, x, path, c.broken)
-	if x.Status != 0 && b.running != nil {
-		x.Log = b.running.tail()
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.exchanges++
-	return x
-}
-
-// run executes a program with what the exchange has, and writes down the rest.
-func (b *bench) run(ctx context.Context, x *Exchange, path string, broken bool) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	var stdout, stderr strings.Builder
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = x.Env, strings.NewReader(x.Stdin), &stdout, &stderr
-	cmd.WaitDelay = time.Second
-	if broken {
-		unreadable, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-		if err != nil {
-			x.Stderr = err.Error()
-			return
-		}
-		defer func() { _ = unreadable.Close() }()
-		cmd.Stdin = unreadable
-	}
-	begun := time.Now()
-	err := b.machine.start(cmd)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	x.Took = time.Since(begun)
-	x.Stdout, x.Stderr = stdout.String(), stderr.String()
-	if cmd.ProcessState != nil {
-		x.Status = cmd.ProcessState.ExitCode()
-	}
-	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited || ctx.Err() != nil {
-		x.Stderr += fmt.Sprintf("\n(%v)", errors.Join(err, ctx.Err()))
-	}
-}
-
-// environ composes the environment of a call. VERSION has the command and
-// nothing else; STATUS and GC are about no container.
-func (b *bench) environ(c *call) []string {
-	env := map[string]string{"CNI_COMMAND": c.command}
-	if c.command != "VERSION" {
-		env["CNI_PATH"] = strings.Join(b.path(), string(filepath.ListSeparator))
-		env["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	}
-	if c.at != nil {
-		env["CNI_CONTAINERID"], env["CNI_IFNAME"] = c.at.container.ContainerID(), c.at.ifname
-		env["CNI_NETNS"] = c.at.container.Path()
-		if c.at.args != "" {
-			env["CNI_ARGS"] = c.at.args
-		}
-	}
-	maps.Copy(env, c.env)
-	for _, name := range c.unset {
-		delete(env, name)
-	}
-	lines := make([]string, 0, len(env))
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		lines = append(lines, name+"="+env[name])
-	}
-	return lines
-}
-
-// path is CNI_PATH's folders.
-func (b *bench) path() []string {
-	if b.shims == "" {
-		return b.bin
-	}
-	return append([]string{b.shims}, b.bin...)
-}
-
-// request composes the standard input of a call.
-func (b *bench) request(c *call) (string, error) {
-	if c.stdin != nil {
-		return *c.stdin, nil
-	}
-	one := &b.plugins[c.plugin]
-	conf := fields{}
-	if c.command != "VERSION" {
-		for name, value := range one.conf {
-			conf[name] = value
-		}
-		conf["name"] = b.network
-	}
-	conf["cniVersion"] = b.version
-	if c.at != nil {
-		if args := capable(one, c.at.capable); len(args) > 0 {
-			conf["runtimeConfig"] = args
-		}
-	}
-	if len(c.prev) > 0 {
-		conf["prevResult"] = c.prev
-	}
-	for name, value := range c.conf {
-		if conf[name] = value; value == nil {
-			delete(conf, name)
-		}
-	}
-	raw, err := json.Marshal(conf)
-	if err != nil {
-		return "", fmt.Errorf("encode configuration: %w", err)
-	}
-	return b.site.fill(string(raw)), nil
-}
-
-// capable is the union of what a plugin declares and what the runtime has.
-func capable(one *plugin, args map[string]json.RawMessage) fields {
-	union := fields{}
-	for name, value := range args {
-		if one.capabilities[name] {
-			union[name] = value
-		}
-	}
-	return union
-}
-
-// cleanUp deletes all that was added, with all there is to know.
+// cleanUp deletes all that was added, with all there is to know, also when the
+// run is interrupted. Then it doesn't wait for plugins that hang: what they
+// would have deleted goes with the machine.
 func (b *bench) cleanUp(ctx context.Context) {
+	rest, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(farewell):
+			cancel()
+		case <-rest.Done():
+		}
+	})()
 	b.unshim()
 	for _, a := range slices.Backward(b.attachments) {
 		for i := range slices.Backward(b.plugins) {
-			b.do(ctx, call{plugin: i, command: "DEL", at: a, prev: a.result()})
+			b.do(rest, call{plugin: i, command: "DEL", at: a, prev: a.result()})
 		}
 	}
 }

@@ -134,6 +134,42 @@ func TestCleanUp(t *testing.T) {
 	}
 }
 
+// TestCleanUpInterrupted: nobody who has interrupted a run waits for plugins
+// that hang.
+func TestCleanUpInterrupted(t *testing.T) {
+	t.Parallel()
+	dir, log := t.TempDir(), filepath.Join(t.TempDir(), "log")
+	script(t, dir, "one", "echo $CNI_COMMAND >>"+log+"; exec sleep 1000")
+	b := benchWith(t, dir, `{"type": "one"}`)
+	for range 2 {
+		if _, err := b.prepare(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.cleanUp(ctx)
+	calls, err := os.ReadFile(log)
+	if n := strings.Count(string(calls), "DEL"); err != nil || n != 1 {
+		t.Errorf("%d plugins were waited for, %v", n, err)
+	}
+}
+
+// TestFlood: what a plugin prints without end is cut.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	script(t, dir, "one", `echo '{}'; head -c 10000000 /dev/zero | tr '\0' ' '; echo x >&2`)
+	b := benchWith(t, dir, `{"type": "one"}`)
+	x := b.do(t.Context(), call{command: "STATUS"})
+	if len(x.Stdout) > 5_000_000 || !strings.HasSuffix(x.Stdout, "... and 5805699 bytes more") || x.Stderr != "x\n" || x.Status != 0 {
+		t.Errorf("%d bytes, status %d, %s", len(x.Stdout), x.Status, x.Stderr)
+	}
+	if _, err := x.object(); err == nil {
+		t.Error("what was cut is taken for a whole object")
+	}
+}
+
 // TestShim: what is delegated is seen as it was, and fails when it is told to.
 func TestShim(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -303,6 +304,18 @@ func TestVacuous(t *testing.T) {
 	chained := verdicts(t, target(t, "", false), "5.1-ipam-01")
 	if o := chained["5.1-ipam-01"]; o.Verdict != conformance.NotApplicable {
 		t.Errorf("%s: %s", o.Clause.ID, o.Verdict)
+	}
+}
+
+// TestDisabled: what the conflist forbids isn't called.
+func TestDisabled(t *testing.T) {
+	t.Parallel()
+	one := target(t, "", false)
+	one.Conflist = bytes.Replace(one.Conflist, []byte("{"), []byte(`{"disableCheck": true, "disableGC": true, `), 1)
+	for id, o := range verdicts(t, one, "2.4-check-*", "2.4-gc-*") {
+		if o.Verdict != conformance.NotApplicable || !strings.Contains(o.Reason, "disable") {
+			t.Errorf("%s: %s, %q", id, o.Verdict, o.Reason)
+		}
 	}
 }
 

@@ -47,27 +47,27 @@ func (b *bench) startDaemon(ctx context.Context) error {
 		d.err = cmd.Wait()
 		close(d.ended)
 	}()
-	b.running = d
+	b.running.Store(d)
 	return b.settle(ctx)
 }
 
 // stopDaemon kills the daemon, if there is one, with all that it has started.
 func (b *bench) stopDaemon() error {
-	if b.running == nil {
+	d := b.running.Load()
+	if d == nil {
 		return nil
 	}
 	select {
-	case <-b.running.ended:
+	case <-d.ended:
 	default:
-		_ = b.running.command.Cancel() // fails when it has just ended
+		_ = d.command.Cancel() // fails when it has just ended
 	}
 	if err := b.machine.kill(); err != nil {
 		return fmt.Errorf("stop the daemon on node %s: %w", b.site.name, err)
 	}
-	<-b.running.ended
-	err := b.running.log.Close()
-	b.running = nil
-	return err
+	<-d.ended
+	b.running.Store(nil)
+	return d.log.Close()
 }
 
 // An unready error says that a node attaches no container after its daemon was
@@ -104,7 +104,7 @@ func (b *bench) settle(ctx context.Context) error {
 	defer pause.Stop()
 	var last *Exchange // that had its time
 	for {
-		failed := b.running.failure()
+		failed := b.running.Load().failure()
 		x := b.trial(limited, &attachment{container: c, ifname: "eth0", args: b.args, capable: b.capable})
 		if x.Status == 0 {
 			return c.Close()
@@ -128,7 +128,7 @@ func (b *bench) settle(ctx context.Context) error {
 
 // neverReady says by what a node wasn't ready, and why not.
 func (b *bench) neverReady(x *Exchange, format string, args ...any) error {
-	x.Log = b.running.tail()
+	x.Log = b.running.Load().tail()
 	text := fmt.Sprintf("node %s attaches no container, ", b.site.name) + fmt.Sprintf(format, args...)
 	return fmt.Errorf("%w: %w", ErrTarget, &unready{text: text, exchange: x})
 }

@@ -22,8 +22,42 @@ type Exchange struct {
 	Status  int           `json:"status"` // -1: killed, or never started
 	Stdout  string        `json:"stdout"`
 	Stderr  string        `json:"stderr"`
-	Took    time.Duration `json:"took"`
+	Took    time.Duration `json:"-"`
 	Log     string        `json:"log,omitempty"` // its end, of the node's daemon, when that may tell why
+}
+
+// MarshalJSON has the time as the rest of a report does.
+func (x *Exchange) MarshalJSON() ([]byte, error) {
+	type plain Exchange
+	return json.Marshal(struct {
+		*plain
+		Millis int64 `json:"milliseconds"`
+	}{(*plain)(x), x.Took.Milliseconds()})
+}
+
+// An output is what a program prints, up to a size that no result has, so that
+// one which prints without end doesn't fill the memory. Of what is more it knows
+// how much it was.
+type output struct {
+	kept bytes.Buffer
+	more int
+}
+
+// Write takes all, and keeps what there is room for.
+func (o *output) Write(text []byte) (int, error) {
+	const most = 4 << 20
+	room := min(len(text), most-o.kept.Len())
+	o.kept.Write(text[:room])
+	o.more += len(text) - room
+	return len(text), nil
+}
+
+// String returns what was printed.
+func (o *output) String() string {
+	if o.more > 0 {
+		return fmt.Sprintf("%s ... and %d bytes more", o.kept.String(), o.more)
+	}
+	return o.kept.String()
 }
 
 // A Violation says how a clause was broken, and by what.

@@ -3,6 +3,7 @@ package conformance
 // Where plugins run: a node of the lab, with state folders of its own.
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,6 +88,68 @@ func (m *machine) boot() error {
 		}
 		return newLife()
 	})
+}
+
+// inside runs something on the machine's thread, which sees its files.
+func (m *machine) inside(fn func() error) error {
+	result := make(chan error, 1)
+	m.tasks <- func() { result <- fn() }
+	return <-result
+}
+
+// processes returns those that run on the machine: they are in its mount
+// namespace.
+func (m *machine) processes() (map[int]bool, error) {
+	var own string
+	err := m.inside(func() (err error) {
+		own, err = os.Readlink("/proc/thread-self/ns/mnt")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the machine's processes: %w", err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("find the machine's processes: %w", err)
+	}
+	all := map[int]bool{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if ns, err := os.Readlink(filepath.Join("/proc", e.Name(), "ns/mnt")); err == nil && ns == own {
+			all[pid] = true
+		}
+	}
+	return all, nil
+}
+
+// calmDown waits until no process runs on the machine that isn't a resident.
+// One that never ends is none to wait for.
+func (m *machine) calmDown(ctx context.Context, residents map[int]bool) error {
+	const deadline, pause = 5 * time.Second, 2 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		now, err := m.processes()
+		if err != nil {
+			return err
+		}
+		for pid := range residents {
+			delete(now, pid)
+		}
+		if len(now) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // kill ends all that runs on the machine, also what has left the group of the

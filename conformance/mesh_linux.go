@@ -90,7 +90,7 @@ func (m *mesh) close(ctx context.Context) error {
 			continue // it never got ready
 		}
 		if b.gateway != nil {
-			b.cleanUp(context.WithoutCancel(ctx))
+			b.cleanUp(ctx)
 		}
 		all = append(all, b.close())
 	}

@@ -162,6 +162,7 @@ func (r *Report) writeTable(out io.Writer, section Section) error {
 // headline is what a line of the table has room for; the whole text is below.
 func headline(text string) string {
 	const most = 120
+	text = strings.Join(strings.Fields(text), " ")
 	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most]) + "..."
 	}

@@ -17,7 +17,7 @@ func reported() *Report {
 			{Clause: Clause{ID: "2-a", Section: Spec, Level: Must, Of: "Section 2", Quote: "It must."}, Verdict: Pass, Versions: []string{"1.1.0"}, Took: time.Millisecond},
 			{
 				Clause: Clause{ID: "behaviour-a", Section: Behaviour, Level: Should, Of: "Behaviour: a", Quote: "It does."}, Verdict: Fail,
-				Versions: []string{"1.1.0"}, Failures: []Failure{{Version: "1.1.0", Text: "it doesn't", Exchange: &Exchange{Plugin: "main", Command: "ADD"}}},
+				Versions: []string{"1.1.0"}, Failures: []Failure{{Version: "1.1.0", Text: "it\n doesn't", Exchange: &Exchange{Plugin: "main", Command: "ADD"}}},
 			},
 			{
 				Clause: Clause{ID: "behaviour-b", Section: Behaviour, Level: May, Of: "Behaviour: b", Quote: "It costs."}, Verdict: Pass,
@@ -37,7 +37,8 @@ behaviour-b  MAY     pass                      0
 behaviour-c  SHOULD  not applicable            0   it hasn't
 
 behaviour-a SHOULD (Behaviour: a): It does.
-cniVersion 1.1.0: it doesn't
+cniVersion 1.1.0: it
+ doesn't
 sent to main: 
   stdin:  
 came back after 0s: status 0

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -42,6 +43,9 @@ var ErrTarget = errors.New("the target can't be tested")
 // Run holds a target to the clauses. An error says that the suite couldn't do
 // its work; of one that is the target's, see ErrTarget.
 func Run(ctx context.Context, t Target, o Options) (_ *Report, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the suite makes network namespaces and needs root")
+	}
 	clauses, err := choose(o.Clauses)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrTarget, err)
@@ -104,7 +108,7 @@ func (r *run) all(ctx context.Context, clauses []Clause) error {
 			select {
 			case next <- i:
 			case <-ctx.Done():
-				return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+				return interrupted(ctx)
 			}
 		}
 		return nil
@@ -173,10 +177,11 @@ func (r *run) clause(ctx context.Context, w *workplace, c *Clause) (Outcome, err
 	o := Outcome{Clause: *c, Verdict: NotApplicable}
 	begun := time.Now()
 	defer func() { o.Took = time.Since(begun) }()
-	if c.applies != nil {
-		if o.Reason = c.applies(r.plan); o.Reason != "" {
-			return o, nil
-		}
+	if o.Reason = r.plan.disabled(c); o.Reason == "" && c.applies != nil {
+		o.Reason = c.applies(r.plan)
+	}
+	if o.Reason != "" {
+		return o, nil
 	}
 	versions := c.versions(r.plan.versions, r.options.EveryVersion)
 	if len(versions) == 0 {
@@ -196,6 +201,9 @@ func (r *run) clause(ctx context.Context, w *workplace, c *Clause) (Outcome, err
 				return c.check(ctx, b)
 			})
 		}
+		if ctx.Err() != nil { // what was killed in the middle has no verdict
+			return o, interrupted(ctx)
+		}
 		if err := o.add(v, err); err != nil {
 			return o, err
 		}
@@ -203,6 +211,9 @@ func (r *run) clause(ctx context.Context, w *workplace, c *Clause) (Outcome, err
 	o.Took = time.Since(begun)
 	return o, nil
 }
+
+// interrupted says that a run was told to end, and by what.
+func interrupted(ctx context.Context) error { return fmt.Errorf("interrupted: %w", context.Cause(ctx)) }
 
 // turn waits until a clause may be checked, and returns how it gives way.
 func (r *run) turn(alone bool) (done func()) {
@@ -226,7 +237,7 @@ func (r *run) onBench(ctx context.Context, w *workplace, version string, check f
 	}
 	begun := b.exchanges
 	defer func() {
-		b.cleanUp(context.WithoutCancel(ctx))
+		b.cleanUp(ctx)
 		w.used = b.exchanges > 0
 		err = errors.Join(err, b.close())
 	}()

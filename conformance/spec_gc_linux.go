@@ -13,8 +13,8 @@ func gcClauses() []Clause {
 	all := []Clause{
 		spec("2.4-gc-01", Should, of, "A plugin SHOULD remove as many stale resources as possible. For example, a plugin should remove any IPAM reservations associated with attachments not in the provided list.",
 			collects).note("the reservation of a container that isn't in the list is gone, as CHECK tells"),
-		spec("2.4-gc-02", Must, of, "The network plugin may then remove any resources related to attachments that do not exist in this set.", sparesValid).
-			note("what it may remove is no more than that: the container in the list is as it was"),
+		spec("2.4-gc-02", Should, of, "The network plugin may then remove any resources related to attachments that do not exist in this set.", sparesValid).
+			note("the words have no must; what it may remove is no more than that: the container in the list is as it was"),
 		spec("2.4-gc-03", Should, of, complete, gcCompletes(func(*attachment) []*attachment { return nil })).note("the list is empty"),
 		spec("2.4-gc-04", Should, of, complete, gcCompletes(func(a *attachment) []*attachment { return []*attachment{a} })).note("all containers are in the list"),
 		spec("2.4-gc-05", Should, of, complete, gcUnknown).note("the list has a container that the plugin doesn't know, and nothing was ever added"),

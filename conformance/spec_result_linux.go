@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 func resultClauses() []Clause {
@@ -45,12 +46,18 @@ func (b *bench) resultOf(ctx context.Context) (*attachment, *Exchange, answer, e
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	x, r, err := b.resultFor(ctx, a)
+	return a, x, r, err
+}
+
+// resultFor adds a container and reads the last result.
+func (b *bench) resultFor(ctx context.Context, a *attachment) (*Exchange, answer, error) {
 	x := b.add(ctx, a)
 	if err := b.attached(x); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	r, err := answerOf(a.result())
-	return a, x, r, err
+	return x, r, err
 }
 
 func sameVersion(ctx context.Context, b *bench, place int) error {
@@ -146,7 +153,7 @@ func sameAsKernel(differs func(link, map[string]any) (string, bool)) func(contex
 
 func macDiffers(actual link, listed map[string]any) (how string, stated bool) {
 	mac := text(listed["mac"])
-	if mac != "" && mac != actual.mac {
+	if mac != "" && !strings.EqualFold(mac, actual.mac) {
 		how = fmt.Sprintf("mac is %s, the interface has %s", mac, actual.mac)
 	}
 	return how, mac != ""
@@ -161,18 +168,34 @@ func mtuDiffers(actual link, listed map[string]any) (how string, stated bool) {
 }
 
 func listsContainer(ctx context.Context, b *bench) error {
-	a, x, r, err := b.resultOf(ctx)
+	a, err := b.prepare()
 	if err != nil {
 		return err
 	}
-	found, err := links(a.container.Host)
+	return b.listsAll(ctx, a)
+}
+
+// listsAll adds a container. What it had before isn't the attachment's: with
+// some modules loaded the kernel makes interfaces such as tunl0 in each network
+// namespace.
+func (b *bench) listsAll(ctx context.Context, a *attachment) error {
+	earlier, err := links(a.container.Host)
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 {
-		return nothing("the container has no interface")
+	x, r, err := b.resultFor(ctx, a)
+	if err != nil {
+		return err
 	}
-	return listed(x, r, found, true)
+	made, err := links(a.container.Host)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(made, func(name string, _ link) bool { _, old := earlier[name]; return old })
+	if len(made) == 0 {
+		return nothing("ADD made no interface in the container")
+	}
+	return listed(x, r, made, true)
 }
 
 // listsNode looks at a second attachment: what only the first one makes is

@@ -105,8 +105,11 @@ func (p *pair) violated(format string, args ...any) error {
 func (p *pair) logs() string {
 	var said []string
 	for _, b := range slices.Compact([]*bench{p.from.on, p.to.on}) {
-		if b != nil && b.running != nil {
-			said = append(said, fmt.Sprintf("on node %s:\n%s", b.site.name, b.running.tail()))
+		if b == nil {
+			continue
+		}
+		if d := b.running.Load(); d != nil {
+			said = append(said, fmt.Sprintf("on node %s:\n%s", b.site.name, d.tail()))
 		}
 	}
 	return strings.Join(said, "\n")

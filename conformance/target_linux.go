@@ -73,6 +73,8 @@ type plan struct {
 	args     string
 	daemon   string
 	joins    bool
+	noCheck  bool // the conflist's disableCheck
+	noGC     bool // its disableGC
 	api      *url.URL
 	limit    time.Duration // for each command; none when zero
 	declared []string      // versions, in the conflist
@@ -89,6 +91,8 @@ func read(t Target) (*plan, error) {
 		Name     string                       `json:"name"`
 		Version  string                       `json:"cniVersion"`
 		Versions []string                     `json:"cniVersions"`
+		NoCheck  bool                         `json:"disableCheck"`
+		NoGC     bool                         `json:"disableGC"`
 		Plugins  []map[string]json.RawMessage `json:"plugins"`
 	}
 	if err := json.Unmarshal(t.Conflist, &list); err != nil {
@@ -102,7 +106,7 @@ func read(t Target) (*plan, error) {
 	}
 	p := &plan{
 		network: list.Name, capable: t.RuntimeConfig, args: t.Args, declared: list.Versions,
-		daemon: t.Daemon, joins: t.Joins, convergence: defaultConvergence,
+		daemon: t.Daemon, joins: t.Joins, noCheck: list.NoCheck, noGC: list.NoGC, convergence: defaultConvergence,
 	}
 	if err := p.readAPI(t.API); err != nil {
 		return nil, err
@@ -262,6 +266,17 @@ func needsDaemon(p *plan) string {
 func needsAPI(p *plan) string {
 	if p.api == nil {
 		return "no URL of an API server is given"
+	}
+	return ""
+}
+
+// disabled says why a clause is about a command that the conflist forbids.
+func (p *plan) disabled(c *Clause) string {
+	switch {
+	case p.noCheck && c.Of == "Section 2: CHECK":
+		return "the conflist has disableCheck"
+	case p.noGC && c.Of == "Section 2: GC":
+		return "the conflist has disableGC"
 	}
 	return ""
 }

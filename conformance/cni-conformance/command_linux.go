@@ -38,7 +38,7 @@ ${NODE}, ${INDEX} (from 1 on), ${ADDRESS}, ${ADDRESS6}, ${SHARED} (a folder that
 the nodes share) and ${API}.
 
 Exit status: 0 all MUSTs hold, 1 one doesn't (with --strict any clause), 2 wrong
-usage, 3 the suite couldn't do its work.
+usage or a target that attaches no container, 3 the suite couldn't do its work.
 
 Flags of run:
 `
@@ -159,7 +159,9 @@ func (o *order) run(ctx context.Context, out, errOut io.Writer) (int, error) {
 	if err != nil {
 		return wrongUsage, err
 	}
-	options := conformance.Options{Clauses: o.clauses, EveryVersion: o.everyVersion, Parallel: o.parallel, Convergence: o.convergence}
+	options := conformance.Options{
+		Clauses: o.clauses, EveryVersion: o.everyVersion, Parallel: o.parallel, TimeLimit: o.timeLimit, Convergence: o.convergence,
+	}
 	if !o.quiet {
 		options.Progress = func(done, of int, one conformance.Outcome) {
 			fmt.Fprintf(errOut, "[%d/%d] %s %s\n", done, of, one.Clause.ID, one.Verdict)

@@ -62,6 +62,7 @@ func TestStatus(t *testing.T) {
 		{"MUST broken", run("--clause", "2.2-env-02"), broken, "sent to sloppy: CNI_COMMAND=ADD"},
 		{"SHOULD broken", run("--clause", "2.4-add-01"), allHold, "SHOULD 0 pass, 1 fail"},
 		{"SHOULD broken, strict", run("--clause", "2.4-add-01", "--strict"), broken, "SHOULD 0 pass, 1 fail"},
+		{"time limit", run("--clause", "behaviour-limit-01", "--time-limit", "1ns"), allHold, "behaviour-limit-01 fail"},
 		{"progress", run("--clause", "2.4-add-01"), allHold, "[1/1] 2.4-add-01 fail"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

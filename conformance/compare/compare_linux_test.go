@@ -45,7 +45,7 @@ func TestReadRefuses(t *testing.T) {
 		{"no title", `{"about": "A"}`, "title", []string{list}},
 		{"finding without command", said + `, "findings": [{"clauses": ["2.4-add-01"], "text": "T"}]}`, "findings[0]", []string{list}},
 		{"finding of no clause", said + `, "findings": [{"clauses": ["9.9"], "text": "T", "command": "C"}]}`, `"9.9"`, []string{list}},
-		{"clause twice", said + `, "findings": [{"clauses": ["2.4-add-01", "2.4-add-01"], "text": "T", "command": "C"}]}`, "2.4-add-01", []string{list}},
+		{"clause twice", said + `, "findings": [{"clauses": ["2.4-add-01", "2.4-add-01"], "text": "T", "command": "C"}]}`, `"2.4-add-01" has been mentioned before`, []string{list}},
 		{"no conflist", said + "}", "0 files", nil},
 		{"two conflists", said + "}", "2 files", []string{list, list}},
 		{"bad conflist", said + "}", "conflist", []string{"["}},
@@ -90,6 +90,33 @@ func TestRead(t *testing.T) {
 	c, err := Run(t.Context(), []*Target{target}, conformance.Options{}, func(*Target) { t.Error("it was run") })
 	if err != nil || len(c.Sides) != 1 || c.Sides[0].Report != nil {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// TestReadPlugin: a plugin isn't a program of the system that is called as it is.
+func TestReadPlugin(t *testing.T) {
+	t.Parallel()
+	dir := folder(t, map[string]string{"target.json": said + "}", "10.conflist": `{"name": "n", "plugins": [{"type": "sh"}]}`})
+	if target, err := Read(dir, []string{t.TempDir()}); err != nil || strings.Join(target.Missing, " ") != "sh" {
+		t.Errorf("%+v, %v", target, err)
+	}
+}
+
+// TestChosen: clauses that weren't run have no outcome to show.
+func TestChosen(t *testing.T) {
+	t.Parallel()
+	c := sides("pp", "pf")
+	for i := range c.Sides[:2] {
+		report := c.Sides[i].Report
+		report.Outcomes = report.Outcomes[1:2]
+	}
+	var out strings.Builder
+	if err := c.Markdown(&out); err != nil {
+		t.Fatal(err)
+	}
+	id := conformance.Clauses()[1].ID
+	if got := out.String(); !strings.Contains(got, "| "+id+" |") || strings.Count(got, "✗ |") != 1 {
+		t.Errorf("want one line, of %s:\n%s", id, got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -103,10 +104,10 @@ func (c *Comparison) clauses(b *bytes.Buffer) {
 		fmt.Fprintf(b, " %s |", s.Title)
 	}
 	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(ran)) + "\n")
-	for i, clause := range conformance.Clauses() {
+	for _, clause := range conformance.Clauses() {
 		row, fails := "", false
 		for _, s := range ran {
-			cell := s.mark(&s.Report.Outcomes[i])
+			cell := s.mark(clause.ID)
 			row += " " + cell + " |"
 			fails = fails || strings.Contains(cell, "✗")
 		}
@@ -117,12 +118,18 @@ func (c *Comparison) clauses(b *bytes.Buffer) {
 	b.WriteString("\n")
 }
 
-// mark is an outcome in a cell of a table.
-func (s *Side) mark(o *conformance.Outcome) string {
-	if known := s.finding(o.Clause.ID); known != nil && known.Sometimes {
+// mark is the outcome of a clause in a cell of a table. One that wasn't chosen
+// says nothing, as one that isn't applicable.
+func (s *Side) mark(id string) string {
+	all := s.outcomes()
+	i := slices.IndexFunc(all, func(o *conformance.Outcome) bool { return o.Clause.ID == id })
+	if i < 0 {
+		return "–"
+	}
+	if known := s.finding(id); known != nil && known.Sometimes {
 		return "(✗)"
 	}
-	switch o.Verdict {
+	switch all[i].Verdict {
 	case conformance.Pass:
 		return "✓"
 	case conformance.Fail:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/overlay-cni/overlay-cni/conformance"
 )
@@ -89,19 +90,23 @@ func (d *Description) validate() error {
 	if d.Title == "" || d.About == "" {
 		return errors.New("it needs title and about")
 	}
-	known := map[string]bool{}
+	mentions := map[string]int{}
 	for _, c := range conformance.Clauses() {
-		known[c.ID] = true
+		mentions[c.ID] = 0
 	}
 	for i, f := range d.Findings {
 		if f.Text == "" || f.Command == "" || len(f.Clauses) == 0 {
 			return fmt.Errorf("findings[%d] needs clauses, text and command", i)
 		}
 		for _, id := range f.Clauses {
-			if !known[id] {
+			earlier, known := mentions[id]
+			switch {
+			case !known:
 				return fmt.Errorf("findings[%d]: there is no clause %q", i, id)
+			case earlier > 0:
+				return fmt.Errorf("findings[%d]: clause %q has been mentioned before", i, id)
 			}
-			known[id] = false // a second mention is an error, too
+			mentions[id]++
 		}
 	}
 	return nil
@@ -132,32 +137,32 @@ func (t *Target) look(bin []string) error {
 	if err := json.Unmarshal(t.Conflist, &list); err != nil {
 		return fmt.Errorf("read target %s: conflist: %w", t.Name, err)
 	}
-	needed := t.Programs
+	var plugins []string
 	for _, p := range list.Plugins {
-		needed = append(needed, p.Type)
+		plugins = append(plugins, p.Type)
 		if p.IPAM.Type != "" && p.IPAM.Type != p.Type {
-			needed = append(needed, p.IPAM.Type)
+			plugins = append(plugins, p.IPAM.Type)
 		}
 	}
-	for _, name := range needed {
-		if !there(name, bin) {
-			t.Missing = append(t.Missing, name)
-		}
-	}
+	t.need(t.Programs, slices.Concat(bin, filepath.SplitList(os.Getenv("PATH"))))
+	t.need(plugins, bin) // some are called as a program of the system: bridge
 	if t.Own && len(t.Missing) > 0 {
 		return fmt.Errorf("target %s: %v aren't in %v", t.Name, t.Missing, bin)
 	}
 	return nil
 }
 
-// there says whether a program is in one of the folders, or the system's.
-func there(name string, bin []string) bool {
-	for _, dir := range append(bin[:len(bin):len(bin)], filepath.SplitList(os.Getenv("PATH"))...) {
-		if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode().IsRegular() {
-			return true
+// need writes down which files are in none of some folders.
+func (t *Target) need(names, dirs []string) {
+	for _, name := range names {
+		there := func(dir string) bool {
+			info, err := os.Stat(filepath.Join(dir, name))
+			return err == nil && info.Mode().IsRegular()
+		}
+		if !slices.ContainsFunc(dirs, there) {
+			t.Missing = append(t.Missing, name)
 		}
 	}
-	return false
 }
 
 // finding returns what is known of a clause.
