@@ -11,9 +11,8 @@ import (
 
 // Daemon is the configuration of overlayd.
 type Daemon struct {
-	Node Node
-	// StoreDir is where the embedded store is.
-	StoreDir string
+	Node  Node
+	Store Store
 	// Health is where /healthz and /readyz are served.
 	Health netip.AddrPort
 	// LeaseTTL is how long a lease lasts without being renewed.
@@ -39,27 +38,12 @@ func ParseDaemon(data []byte) (*Daemon, error) {
 	}
 	d := decode(data, &c.Warnings)
 	parseNode(d, &c.Node)
-	c.StoreDir = c.Node.StoreDir()
-	parseStore(d, &c.StoreDir)
+	c.Store = Store{Dir: c.Node.StoreDir()}
+	c.Store.parse(d)
 	c.parseHealth(d)
 	c.parseLease(d)
 	c.parseNetworks(d)
 	return c, d.finish()
-}
-
-// parseStore reads "store": which store, and where it is.
-func parseStore(d *decoder, dir *string) {
-	s, ok := d.object("store")
-	if !ok {
-		return
-	}
-	kind := "local"
-	field(s, "type", "a string", &kind)
-	if kind != "local" {
-		s.fail("type", []byte(kind), "must be local")
-	}
-	directory(s, "path", dir)
-	d.join(s.finish())
 }
 
 func (c *Daemon) parseHealth(d *decoder) {

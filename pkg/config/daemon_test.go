@@ -41,6 +41,15 @@ func TestParseDaemonMistakes(t *testing.T) {
 		{"a node as a path", daemonWith(`"node": "a/b"`), "node", "a/b"},
 		{"a relative run directory", daemonWith(`"runDir": "run"`), "runDir", "run"},
 		{"a run directory that is a list", daemonWith(`"runDir": []`), "runDir", "[]"},
+		{"a store without a type", daemonWith(`"store": {"type": ""}`), "store.type", ""},
+		{"an etcd without endpoints", daemonWith(`"store": {"type": "etcd"}`), "store.endpoints", ""},
+		{"an etcd with no endpoint", daemonWith(`"store": {"type": "etcd", "endpoints": []}`), "store.endpoints", ""},
+		{"an etcd's endpoint without a scheme", daemonWith(`"store": {"type": "etcd", "endpoints": ["10.0.0.1:2379"]}`), "store.endpoints", "10.0.0.1:2379"},
+		{"an etcd's endpoint with a path", daemonWith(`"store": {"type": "etcd", "endpoints": ["http://e:2379/v3"]}`), "store.endpoints", "http://e:2379/v3"},
+		{"an etcd's prefix", daemonWith(etcdStore(`"prefix": "overlay"`)), "store.prefix", "overlay"},
+		{"an etcd's relative CA", daemonWith(etcdStore(`"caFile": "ca.pem"`)), "store.caFile", "ca.pem"},
+		{"an etcd's certificate without key", daemonWith(etcdStore(`"certFile": "/c"`)), "store.certFile", "/c"},
+		{"an etcd's password without user", daemonWith(etcdStore(`"passwordFile": "/p"`)), "store.passwordFile", "/p"},
 		{"a relative data directory", daemonWith(`"dataDir": "./data"`), "dataDir", "./data"},
 		{"two relative directories: the first is named", daemonWith(`"dataDir": "b", "runDir": "a"`), "runDir", "a"},
 		{"an underlay that isn't an object", daemonWith(`"underlay": "eth0"`), "underlay", "eth0"},
@@ -88,7 +97,7 @@ func TestParseDaemonDefaults(t *testing.T) {
 	}
 	checkEqual(t, "runDir", c.Node.RunDir, "/run/overlay-cni")
 	checkEqual(t, "dataDir", c.Node.DataDir, "/var/lib/overlay-cni")
-	checkEqual(t, "store", c.StoreDir, "/var/lib/overlay-cni/store")
+	checkEqual(t, "store", c.Store.Dir, "/var/lib/overlay-cni/store")
 	checkEqual(t, "ledger", c.Node.LedgerPath("pods"), "/var/lib/overlay-cni/ipam/pods.ledger")
 	checkEqual(t, "health", c.Health.String(), config.DefaultHealth)
 	checkEqual(t, "lease.ttl", c.LeaseTTL, 24*time.Hour)
@@ -116,7 +125,7 @@ func TestParseDaemonEverything(t *testing.T) {
 	checkEqual(t, "dataDir", c.Node.DataDir, "/d")
 	checkEqual(t, "underlay", c.Node.Underlay, "eth1")
 	checkEqual(t, "firewall", c.Node.Firewall, firewall.Iptables)
-	checkEqual(t, "store", c.StoreDir, "/s")
+	checkEqual(t, "store", c.Store.Dir, "/s")
 	checkEqual(t, "health", c.Health.String(), "[::1]:80")
 	checkEqual(t, "lease.ttl", c.LeaseTTL, config.MinLeaseTTL)
 	checkEqual(t, "networks", len(c.Networks), 3)
@@ -131,5 +140,26 @@ func TestParseDaemonStoreFollowsDataDir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkEqual(t, "store", c.StoreDir, "/data/store")
+	checkEqual(t, "store", c.Store.Dir, "/data/store")
+}
+
+// etcdStore is a store of type etcd with more fields.
+func etcdStore(more string) string {
+	return `"store": {"type": "etcd", "endpoints": ["https://e1:2379"], ` + more + `}`
+}
+
+func TestParseDaemonEtcd(t *testing.T) {
+	t.Parallel()
+	c, err := config.ParseDaemon([]byte(daemonWith(`"store": {"type": "etcd", "endpoints": ["https://e1:2379", "https://e2:2379/"],
+		"prefix": "/a/", "caFile": "/ca", "certFile": "/cert", "keyFile": "/key", "username": "u", "passwordFile": "/pw", "path": "/s"}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := c.Store.Etcd
+	checkEqual(t, "endpoints", strings.Join(e.Endpoints, " "), "https://e1:2379 https://e2:2379/")
+	checkEqual(t, "prefix", e.Prefix, "/a/")
+	checkEqual(t, "files", e.CAFile+e.CertFile+e.KeyFile+e.PasswordFile, "/ca/cert/key/pw")
+	checkEqual(t, "username", e.Username, "u")
+	checkEqual(t, "for people", c.Store.String(), "etcd https://e1:2379, https://e2:2379/")
+	checkWarnings(t, c.Warnings, "store.path")
 }

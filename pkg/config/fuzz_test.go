@@ -77,7 +77,7 @@ func FuzzParseDaemon(f *testing.F) {
 			return
 		}
 		checkNode(t, &c.Node)
-		if len(c.Networks) == 0 || c.LeaseTTL < config.MinLeaseTTL || !c.Health.IsValid() || !filepath.IsAbs(c.StoreDir) {
+		if len(c.Networks) == 0 || c.LeaseTTL < config.MinLeaseTTL || !c.Health.IsValid() || !filepath.IsAbs(c.Store.Dir) {
 			t.Errorf("accepted %+v", c)
 		}
 		for i := range c.Networks {

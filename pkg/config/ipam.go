@@ -137,7 +137,7 @@ func (c *IPAM) parseSection(d *decoder) {
 // parseHostLocal reads what host-local has.
 func (c *IPAM) parseHostLocal(d *decoder) {
 	dataDir := ""
-	directory(d, "dataDir", &dataDir)
+	absolutePath(d, "dataDir", &dataDir)
 	c.Ledger = filepath.Join(DefaultDataDir, "ipam", c.Name+".ledger")
 	c.HostLocal = filepath.Join(hostLocalDir, c.Name)
 	if dataDir != "" {
@@ -151,10 +151,10 @@ func (c *IPAM) parseHostLocal(d *decoder) {
 func (c *IPAM) parseShared(d, shared *decoder) {
 	noRanges(d, "shared")
 	s := &Shared{Node: Node{DataDir: DefaultDataDir}}
-	directory(d, "dataDir", &s.Node.DataDir)
+	absolutePath(d, "dataDir", &s.Node.DataDir)
 	s.Node.Name = nodeName(d)
 	s.StoreDir = s.Node.StoreDir()
-	parseStore(shared, &s.StoreDir)
+	localStore(shared, &s.StoreDir)
 	c.parseRanges(shared)
 	d.join(shared.finish())
 	c.Ledger = filepath.Join(s.Node.DataDir, "shared", c.Name+".ledger")
@@ -165,8 +165,8 @@ func (c *IPAM) parseShared(d, shared *decoder) {
 func (c *IPAM) parseOverlay(d *decoder, network string) {
 	noRanges(d, "network")
 	n := &Node{RunDir: DefaultRunDir, DataDir: DefaultDataDir}
-	directory(d, "runDir", &n.RunDir)
-	directory(d, "dataDir", &n.DataDir)
+	absolutePath(d, "runDir", &n.RunDir)
+	absolutePath(d, "dataDir", &n.DataDir)
 	c.Cooldown = DefaultCooldown
 	duration(d, "cooldown", 0, &c.Cooldown)
 	d.join(lease.ValidateName(d.path+"network", network))

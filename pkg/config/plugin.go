@@ -153,8 +153,8 @@ func (c *Plugin) parseNode(d *decoder) {
 func parseNode(d *decoder, n *Node) {
 	n.Name = nodeName(d)
 	n.Labels = d.texts("labels")
-	directory(d, "runDir", &n.RunDir)
-	directory(d, "dataDir", &n.DataDir)
+	absolutePath(d, "runDir", &n.RunDir)
+	absolutePath(d, "dataDir", &n.DataDir)
 	if u, ok := d.object("underlay"); ok {
 		field(u, "interface", "the name of an interface", &n.Underlay)
 		d.join(u.finish())
@@ -184,7 +184,7 @@ func nodeName(d *decoder) string {
 	return name
 }
 
-func directory(d *decoder, name string, into *string) {
+func absolutePath(d *decoder, name string, into *string) {
 	if field(d, name, "a path", into) && !filepath.IsAbs(*into) {
 		d.fail(name, []byte(*into), "must be an absolute path")
 	}

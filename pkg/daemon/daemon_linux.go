@@ -19,7 +19,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/node"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
-	"github.com/overlay-cni/overlay-cni/pkg/store/local"
 )
 
 // ErrRunning says that another overlayd runs on this node.
@@ -36,7 +35,7 @@ func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) (err error) {
 		return err
 	}
 	defer unlock()
-	s, err := local.Open(c.StoreDir, local.Options{})
+	s, err := openStore(&c.Store)
 	if err != nil {
 		return err
 	}
@@ -57,7 +56,7 @@ func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) (err error) {
 	if err := retire(ctx, c, networks, log); err != nil {
 		return err
 	}
-	log.Info("overlayd starts", "node", c.Node.Name, "networks", len(networks), "store", c.StoreDir)
+	log.Info("overlayd starts", "node", c.Node.Name, "networks", len(networks), "store", &c.Store)
 	a := &agent.Agent{
 		Networks: networks, Health: agent.NewHealth(c.Health, networks, log), LeaseTTL: c.LeaseTTL, Log: log,
 	}

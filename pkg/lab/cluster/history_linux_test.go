@@ -18,6 +18,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster/clustertest"
+	"github.com/overlay-cni/overlay-cni/pkg/lab/etcdtest"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/history"
 )
 
@@ -33,6 +34,8 @@ type historyCase struct {
 	cidrs   []string
 	// alone: no node has a daemon.
 	alone bool
+	// etcd: the store is an etcd of three members.
+	etcd bool
 	// room is how many pods each node must have room for, beyond its block
 	// where nodes claim further ones.
 	room int
@@ -51,6 +54,7 @@ func TestHistory(t *testing.T) {
 	for name, c := range map[string]historyCase{
 		"blocks":           {network: blocksNetwork, cidrs: cidrs, room: blockRoom},
 		"pools":            {network: poolsNetwork, cidrs: cidrs, room: 3 * blockRoom},
+		"etcd":             {network: poolsNetwork, cidrs: cidrs, room: 3 * blockRoom, etcd: true},
 		"without a daemon": {network: blocksNetwork, cidrs: cidrs, room: blockRoom, alone: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,6 +71,7 @@ type run struct {
 	cidrs    []netip.Prefix
 	seed     uint64
 	members  []*member
+	etcd     *etcdtest.Cluster // nil where the store is a directory
 	recorder recorder
 	counts   counts
 }
@@ -112,6 +117,9 @@ func (r *run) start() {
 		Network: r.c.network, NoDaemon: r.c.alone,
 		Daemon: map[string]any{"lease": map[string]any{"grace": "500ms"}}, // so that blocks come and go
 	})
+	if r.c.etcd {
+		r.etcd = etcdtest.On(r.t, c.Lab, 3)
+	}
 	for i, segment := range []string{"a", "a", "b"} {
 		host, err := c.Lab.AddNode(fmt.Sprintf("n%d", i+1), segment)
 		if err != nil {
@@ -122,6 +130,9 @@ func (r *run) start() {
 			r.t.Fatal(err)
 		}
 		m.Daemon = map[string]any{"store": map[string]any{"type": "local", "path": m.storeLink()}}
+		if r.etcd != nil {
+			m.useEtcd(r.etcd)
+		}
 		r.members = append(r.members, m)
 		if r.c.alone {
 			continue
@@ -152,6 +163,9 @@ func (r *run) disturb() {
 		}
 		n := &nemesis{run: r, member: m, random: random()}
 		tasks.Go(func() { n.work(ctx) })
+	}
+	if r.etcd != nil {
+		tasks.Go(func() { r.failEtcd(ctx, random()) })
 	}
 	tasks.Go(func() { (&sampler{run: r, told: map[[2]*pod]bool{}}).work(ctx) })
 	tasks.Wait()

@@ -4,8 +4,10 @@ package cluster_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,17 +17,23 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/overlay-cni/overlay-cni/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
+	"github.com/overlay-cni/overlay-cni/pkg/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/cluster"
+	"github.com/overlay-cni/overlay-cni/pkg/lab/etcdtest"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/history"
 )
 
 // member is a node, with what its runtime knows.
 type member struct {
 	*cluster.Node
-	store string // the directory that all nodes share
+	etcd  []netip.Addr // its members, or nothing where the store is a directory
+	store string       // the directory that all nodes share
 
 	// calls is held, shared, by ADD and DEL: a runtime may call GC only while
 	// neither runs. Holding it alone also is the way to begin a new life.
@@ -86,11 +94,47 @@ func (m *member) forget(p *pod) {
 func (m *member) storeLink() string { return filepath.Join(m.DataDir(), "store") }
 
 // connectStore lets the node reach the store.
-func (m *member) connectStore() error { return m.linkStore(m.store) }
+func (m *member) connectStore() error {
+	if len(m.etcd) > 0 {
+		return m.discard(netlink.RouteDel)
+	}
+	return m.linkStore(m.store)
+}
 
 // loseStore lets every use of a path in the store fail on this node, with
-// ELOOP: a link to itself can't be taken for an empty directory.
-func (m *member) loseStore() error { return m.linkStore("store") }
+// ELOOP: a link to itself can't be taken for an empty directory. What goes to
+// an etcd is lost.
+func (m *member) loseStore() error {
+	if len(m.etcd) > 0 {
+		return m.discard(netlink.RouteAdd)
+	}
+	return m.linkStore("store")
+}
+
+// useEtcd lets the node's daemon use an etcd.
+func (m *member) useEtcd(c *etcdtest.Cluster) {
+	for _, one := range c.Members {
+		m.etcd = append(m.etcd, one.IPv4())
+	}
+	m.Daemon = map[string]any{"store": map[string]any{"type": "etcd", "endpoints": c.Endpoints()}}
+}
+
+// discard adds or removes what discards packets to the etcd.
+func (m *member) discard(change func(*netlink.Route) error) error {
+	err := m.Do(func() error {
+		for _, addr := range m.etcd {
+			to := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
+			if err := change(&netlink.Route{Dst: to, Type: unix.RTN_BLACKHOLE}); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("discard packets to %s: %w", addr, err)
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, lab.ErrDown) {
+		return nil // a node without power reaches nothing, and comes back without the routes
+	}
+	return err
+}
 
 func (m *member) linkStore(to string) error {
 	if err := os.MkdirAll(filepath.Dir(m.storeLink()), 0o755); err != nil {

@@ -173,3 +173,19 @@ func (n *nemesis) boot() error {
 	m.falling.Store(false)
 	return nil
 }
+
+// failEtcd kills members of the etcd and starts them again, one at a time, so
+// that most are there.
+func (r *run) failEtcd(ctx context.Context, random *rand.Rand) {
+	wait := func() { pause(ctx, time.Duration(random.Int64N(int64(time.Second)))) }
+	for wait(); ctx.Err() == nil; wait() {
+		m := r.etcd.Members[random.IntN(len(r.etcd.Members))]
+		err := m.Kill()
+		wait()
+		if err = errors.Join(err, m.Start()); err != nil {
+			r.t.Errorf("fail the etcd: %v", err)
+			return
+		}
+		r.counts.add("member of the etcd killed", 1)
+	}
+}
