@@ -5,6 +5,7 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,8 +53,8 @@ func TestTLS(t *testing.T) {
 		says string // "": it works
 	}{
 		{"right", etcd.TLS{CA: files.CA, Cert: files.Cert, Key: files.Key}, ""},
-		{"no certificate of the client", etcd.TLS{CA: files.CA}, "didn't answer within"},
-		{"another authority", etcd.TLS{Cert: files.Cert, Key: files.Key}, "didn't answer within"},
+		{"no certificate of the client", etcd.TLS{CA: files.CA}, "answered within"},
+		{"another authority", etcd.TLS{Cert: files.Cert, Key: files.Key}, "answered within"},
 		{"an authority's file that isn't there", etcd.TLS{CA: "/no/such"}, "/no/such"},
 		{"an authority's file without any", etcd.TLS{CA: empty}, "no certificate"},
 		{"no key", etcd.TLS{CA: files.CA, Cert: files.Cert}, "one is missing"},
@@ -139,5 +140,15 @@ func TestOptions(t *testing.T) {
 		if s, err := etcd.Open(test.o); !errors.Is(err, etcd.ErrOptions) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%+v: %v, %v, want %s", test.o, s, err, test.says)
 		}
+	}
+}
+
+// TestNobodyThere: a request ends in its time, and the error says whom it asked.
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	nobody := func(context.Context, string) (net.Conn, error) { return nil, errors.New("no route to host") }
+	err := use(t, etcd.Options{Endpoints: []string{"http://192.0.2.1:2379"}, Dial: nobody, RequestTimeout: 100 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "http://192.0.2.1:2379") || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want the endpoint and %v", err, context.DeadlineExceeded)
 	}
 }

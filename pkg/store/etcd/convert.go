@@ -36,7 +36,7 @@ func (s *Store) failed(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
 	if errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded {
-		return fmt.Errorf("%s: etcd didn't answer within %s: %w", what, s.timeout, err)
+		return fmt.Errorf("%s: none of etcd's endpoints %s answered within %s: %w", what, strings.Join(s.client.Endpoints(), ", "), s.timeout, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }
