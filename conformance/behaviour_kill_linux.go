@@ -222,9 +222,7 @@ func (b *bench) strike(ctx context.Context, c call, at *blow) (*Exchange, error)
 	if err := b.machine.start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", x.Plugin, err)
 	}
-	b.mu.Lock()
-	b.exchanges++
-	b.mu.Unlock()
+	b.executed()
 	if err := at.fall(cmd); err != nil {
 		return nil, err
 	}

@@ -179,15 +179,22 @@ func (b *bench) attached(x *Exchange) error {
 
 // add calls ADD of all plugins and returns the last exchange.
 func (b *bench) add(ctx context.Context, a *attachment) *Exchange {
-	var x *Exchange
-	for i := range b.plugins {
-		x = b.do(ctx, call{plugin: i, command: "ADD", at: a, prev: a.result()})
+	exchanges := b.addFirst(ctx, a, len(b.plugins))
+	return exchanges[len(exchanges)-1]
+}
+
+// addFirst calls ADD of the first plugins, until one fails or gives no result.
+func (b *bench) addFirst(ctx context.Context, a *attachment, number int) []*Exchange {
+	var all []*Exchange
+	for i := range number {
+		x := b.do(ctx, call{plugin: i, command: "ADD", at: a, prev: a.result()})
+		all = append(all, x)
 		if b.attached(x) != nil {
 			break
 		}
 		a.results = append(a.results, json.RawMessage(x.Stdout))
 	}
-	return x
+	return all
 }
 
 // addBefore calls ADD of the plugins before a place, so that this one is next.
@@ -196,12 +203,10 @@ func (b *bench) addBefore(ctx context.Context, place int) (*attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range place {
-		x := b.do(ctx, call{plugin: i, command: "ADD", at: a, prev: a.result()})
+	for _, x := range b.addFirst(ctx, a, place) {
 		if err := b.attached(x); err != nil {
 			return nil, err
 		}
-		a.results = append(a.results, json.RawMessage(x.Stdout))
 	}
 	return a, nil
 }
@@ -211,16 +216,8 @@ func (b *bench) sampled(ctx context.Context, place int) (*Exchange, error) {
 	s := b.samples[b.version]
 	s.once.Do(func() {
 		var a *attachment
-		if a, s.err = b.prepare(); s.err != nil {
-			return
-		}
-		for i := range b.plugins {
-			x := b.do(ctx, call{plugin: i, command: "ADD", at: a, prev: a.result()})
-			s.exchanges = append(s.exchanges, x)
-			if b.attached(x) != nil {
-				return
-			}
-			a.results = append(a.results, json.RawMessage(x.Stdout))
+		if a, s.err = b.prepare(); s.err == nil {
+			s.exchanges = b.addFirst(ctx, a, len(b.plugins))
 		}
 	})
 	if s.err != nil {
@@ -229,9 +226,7 @@ func (b *bench) sampled(ctx context.Context, place int) (*Exchange, error) {
 	if place >= len(s.exchanges) {
 		return nil, b.attached(s.exchanges[len(s.exchanges)-1])
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.exchanges++
+	b.executed()
 	return s.exchanges[place], nil
 }
 
@@ -276,11 +271,7 @@ func (b *bench) cleanUp(ctx context.Context) {
 // does to one of them.
 func perPlugin(check func(ctx context.Context, b *bench, place int) error) func(context.Context, *bench) error {
 	return func(ctx context.Context, b *bench) error {
-		var places []int
-		for i := range b.plugins {
-			places = append(places, i)
-		}
-		return b.each(places, func(i int) error { return check(ctx, b, i) })
+		return b.each(b.order("ADD"), func(i int) error { return check(ctx, b, i) })
 	}
 }
 

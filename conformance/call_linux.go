@@ -34,13 +34,8 @@ type call struct {
 // all calls a command for an attachment of all plugins, in the order that the
 // command has, until one fails. The last exchange is returned.
 func (b *bench) all(ctx context.Context, command string, a *attachment) *Exchange {
-	var x *Exchange
-	for _, i := range b.order(command) {
-		if x = b.do(ctx, call{plugin: i, command: command, at: a, prev: a.result()}); x.Status != 0 {
-			break
-		}
-	}
-	return x
+	exchanges := b.every(ctx, command, a)
+	return exchanges[len(exchanges)-1]
 }
 
 // every calls a command of all plugins for an attachment until one fails, and
@@ -71,29 +66,35 @@ func (b *bench) order(command string) []int {
 
 // do executes a plugin as a runtime does.
 func (b *bench) do(ctx context.Context, c call) *Exchange {
-	x := &Exchange{Plugin: b.plugins[c.plugin].name, Command: c.command, Env: b.environ(&c), Status: -1}
-	stdin, err := b.request(&c)
+	x, path, err := b.compose(&c)
 	if err != nil {
 		x.Stderr = err.Error()
 		return x
-	}
-	x.Stdin = stdin
-	path := b.plugins[c.plugin].path
-	if c.delegate {
-		x.Plugin = b.plugins[c.plugin].ipam
-		if path, err = b.find(x.Plugin); err != nil {
-			x.Stderr = err.Error()
-			return x
-		}
 	}
 	b.run(ctx, x, path, c.broken)
 	if d := b.running.Load(); x.Status != 0 && d != nil {
 		x.Log = d.tail()
 	}
+	b.executed()
+	return x
+}
+
+// compose makes what a call gives a plugin, and finds the plugin.
+func (b *bench) compose(c *call) (x *Exchange, path string, err error) {
+	one := &b.plugins[c.plugin]
+	x, path = &Exchange{Plugin: one.name, Command: c.command, Env: b.environ(c), Status: -1}, one.path
+	if x.Stdin, err = b.request(c); err == nil && c.delegate {
+		x.Plugin = one.ipam
+		path, err = b.find(one.ipam)
+	}
+	return x, path, err
+}
+
+// executed counts an execution.
+func (b *bench) executed() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.exchanges++
-	return x
 }
 
 // run executes a program with what the exchange has, and writes down the rest.
@@ -131,13 +132,11 @@ func (b *bench) run(ctx context.Context, x *Exchange, path string, broken bool) 
 // command makes an exchange and the program that is executed for it, behind
 // another one if that is wanted.
 func (b *bench) command(ctx context.Context, c *call, behind ...string) (*Exchange, *exec.Cmd, error) {
-	one := &b.plugins[c.plugin]
-	x := &Exchange{Plugin: one.name, Command: c.command, Env: b.environ(c), Status: -1}
-	var err error
-	if x.Stdin, err = b.request(c); err != nil {
+	x, path, err := b.compose(c)
+	if err != nil {
 		return nil, nil, err
 	}
-	line := append(slices.Clone(behind), one.path)
+	line := append(slices.Clone(behind), path)
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Env, cmd.Stdin = x.Env, strings.NewReader(x.Stdin)
 	return x, cmd, nil
@@ -152,9 +151,7 @@ func (b *bench) execute(cmd *exec.Cmd, x *Exchange) error {
 	}
 	_ = cmd.Wait() // its status says it
 	x.Status, x.Stdout, x.Stderr = cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.exchanges++
+	b.executed()
 	return nil
 }
 

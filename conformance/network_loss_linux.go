@@ -4,29 +4,8 @@ package conformance
 
 import (
 	"context"
-	"errors"
-	"time"
+	"slices"
 )
-
-// until asks again until something holds, or returns what it says at last.
-func until(ctx context.Context, holds func() error) error {
-	const deadline, pause = 5 * time.Second, 20 * time.Millisecond
-	ctx, cancel := context.WithTimeout(ctx, deadline)
-	defer cancel()
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		err := holds()
-		if _, violated := errors.AsType[*Violation](err); !violated {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
 
 // talking attaches two pods to each node, all of which reach each other.
 func (m *mesh) talking(ctx context.Context) ([]*talker, error) {
@@ -79,11 +58,17 @@ func rejoins(ctx context.Context, m *mesh) error {
 	if err := m.deleteLost(ctx, pods, lost); err != nil {
 		return err
 	}
-	fresh, err := m.newPods(ctx, 2, lost)
+	return m.joined(ctx, without(pods, lost), lost)
+}
+
+// joined attaches pods to a node that has come anew, which all reach each other
+// and those that were there.
+func (m *mesh) joined(ctx context.Context, rest []*talker, on *bench) error {
+	fresh, err := m.newPods(ctx, 2, on)
 	if err != nil {
 		return err
 	}
-	all := append(without(pods, lost), fresh...)
+	all := slices.Concat(rest, fresh)
 	return m.try(ctx, pairs(all, all, anywhere), pings, connects, sends)
 }
 
@@ -114,12 +99,7 @@ func replaced(ctx context.Context, m *mesh) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := m.newPods(ctx, 2, next)
-	if err != nil {
-		return err
-	}
-	all := append(without(pods, lost), fresh...)
-	return m.try(ctx, pairs(all, all, anywhere), pings, connects, sends)
+	return m.joined(ctx, without(pods, lost), next)
 }
 
 // daemonKilled looks at connections that stand, and at new ones, all the time.

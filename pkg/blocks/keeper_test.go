@@ -307,9 +307,15 @@ func TestKeeperForgetsWhatIsWithdrawn(t *testing.T) {
 		t.Fatalf("got %v, problem %q", left, problem)
 	}
 	k.want(1) // begins to count
+	k.counts(&own[1])
+}
+
+// counts sees a block forgotten when its time is over, and not before.
+func (k *keeping) counts(own *lease.Lease) {
+	k.Helper()
 	k.clock = k.clock.Add(withdrawnTime - time.Second)
 	k.want(1)
-	k.wantWithdrawn(own[1])
+	k.wantWithdrawn(*own)
 	k.clock = k.clock.Add(time.Second)
 	k.want(1)
 	k.wantWithdrawn()
@@ -326,12 +332,7 @@ func TestKeeperRestarts(t *testing.T) {
 		Registry: k.Registry, Open: k.open, Pooled: true, Grace: k.Grace, Log: k.Log, Now: func() time.Time { return k.clock },
 	}
 	k.want(1)
-	k.clock = k.clock.Add(withdrawnTime - time.Second)
-	k.want(1)
-	k.wantWithdrawn(own[1])
-	k.clock = k.clock.Add(time.Second)
-	k.want(1)
-	k.wantWithdrawn()
+	k.counts(&own[1])
 }
 
 // TestKeeperLooks: the decision, and nothing done about it.
