@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // The errors that every implementation returns, wrapped, so that errors.Is
@@ -88,6 +89,15 @@ type Store interface {
 
 	// Close releases what the store holds. It doesn't change the contents.
 	Close() error
+}
+
+// Expirer is a store that removes by itself what nobody writes any more.
+type Expirer interface {
+	Store
+	// Expiring returns the same store with another Create and Update: what
+	// they write is removed, as if deleted, when it wasn't written again for
+	// about the time given. It isn't closed.
+	Expiring(ttl time.Duration) Store
 }
 
 // Limits of keys and values, the least of what the implementations allow.

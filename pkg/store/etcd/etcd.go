@@ -55,9 +55,10 @@ type Store struct {
 	client  *clientv3.Client
 	prefix  string
 	timeout time.Duration
+	leases  leases
 }
 
-var _ store.Store = (*Store)(nil)
+var _ store.Expirer = (*Store)(nil)
 
 // Open returns the store. Nothing is asked of the etcd yet, except for a token
 // where there is a user name.

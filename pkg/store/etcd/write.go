@@ -11,11 +11,15 @@ import (
 
 // Create implements store.Store.
 func (s *Store) Create(ctx context.Context, key string, value []byte) (store.Revision, error) {
+	return s.create(ctx, key, value)
+}
+
+func (s *Store) create(ctx context.Context, key string, value []byte, options ...clientv3.OpOption) (store.Revision, error) {
 	what := "create " + key
 	if err := validate(what, key, value); err != nil {
 		return 0, err
 	}
-	r, err := s.swap(ctx, what, key, 0, clientv3.OpPut(s.key(key), string(value)))
+	r, err := s.swap(ctx, what, key, 0, clientv3.OpPut(s.key(key), string(value), options...))
 	if err != nil {
 		return 0, err
 	}
@@ -27,11 +31,15 @@ func (s *Store) Create(ctx context.Context, key string, value []byte) (store.Rev
 
 // Update implements store.Store.
 func (s *Store) Update(ctx context.Context, key string, value []byte, revision store.Revision) (store.Revision, error) {
+	return s.update(ctx, key, value, revision)
+}
+
+func (s *Store) update(ctx context.Context, key string, value []byte, revision store.Revision, options ...clientv3.OpOption) (store.Revision, error) {
 	what := "update " + key
 	if err := validate(what, key, value); err != nil {
 		return 0, err
 	}
-	return s.change(ctx, what, key, revision, clientv3.OpPut(s.key(key), string(value)))
+	return s.change(ctx, what, key, revision, clientv3.OpPut(s.key(key), string(value), options...))
 }
 
 // Delete implements store.Store.

@@ -22,14 +22,19 @@ type model struct {
 	// past are revisions that keys had once.
 	past []store.Revision
 	last store.Revision
+	// least is the revision that a listing of a prefix must have at least.
+	least map[string]store.Revision
 }
+
+// prefixes are those that are listed, below the model's own.
+func prefixes() []string { return []string{"", "a/", "a/b/", "c/"} }
 
 func testModel(t *testing.T, open opener) {
 	clients := []store.Store{open.client(), open.client()}
 	check := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		check++
-		m := &model{clients: clients, prefix: fmt.Sprintf("check-%d/", check), entries: map[string]store.Entry{}, past: []store.Revision{0}}
+		m := &model{clients: clients, prefix: fmt.Sprintf("check-%d/", check), entries: map[string]store.Entry{}, past: []store.Revision{0}, least: map[string]store.Revision{}}
 		_, start := list(t, clients[0], m.prefix)
 		m.last = start
 		rt.Repeat(map[string]func(*rapid.T){
@@ -66,6 +71,11 @@ func (m *model) changed(t *rapid.T, key string, value []byte, revision store.Rev
 	}
 	m.last = revision
 	m.past = append(m.past, revision)
+	for _, p := range prefixes() {
+		if strings.HasPrefix(key, m.prefix+p) {
+			m.least[m.prefix+p] = revision
+		}
+	}
 	m.entries[key] = store.Entry{Key: key, Value: value, Revision: revision}
 }
 
@@ -128,7 +138,7 @@ func (m *model) get(t *rapid.T) {
 
 // check compares a listing with the model, after every operation.
 func (m *model) check(t *rapid.T) {
-	prefix := m.prefix + rapid.SampledFrom([]string{"", "a/", "a/b/", "c/"}).Draw(t, "prefix")
+	prefix := m.prefix + rapid.SampledFrom(prefixes()).Draw(t, "prefix")
 	entries, revision, err := m.client(t).List(t.Context(), prefix)
 	sameError(t, err, nil)
 	var want []store.Entry
@@ -140,10 +150,10 @@ func (m *model) check(t *rapid.T) {
 	if !slices.EqualFunc(entries, want, equal) {
 		t.Fatalf("List %s = %v, want %v", prefix, entries, want)
 	}
-	if revision < m.last {
-		t.Fatalf("List is at %d after a change at %d", revision, m.last)
+	if revision < m.least[prefix] {
+		t.Fatalf("List %s is at %d after a change or a listing at %d", prefix, revision, m.least[prefix])
 	}
-	m.last = revision
+	m.least[prefix], m.last = revision, max(m.last, revision)
 }
 
 // watch compares what a Watch over all operations delivers with the model. A
