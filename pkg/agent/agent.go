@@ -1,6 +1,6 @@
-// Package agent is the daemon: tasks that run side by side, one for each
-// network and one that answers about their health. What a task does is decided
-// elsewhere; here is when.
+// Package agent is the daemon: tasks that run side by side, some for each
+// network, one that starts and stops those, and one that answers about their
+// health. What a task does is decided elsewhere; here is when.
 package agent
 
 import (
@@ -9,13 +9,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
-	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
 
 // Times of the network tasks.
@@ -27,9 +25,15 @@ const (
 	Audit = time.Minute
 	// firstRetry and lastRetry bound the wait after a failure.
 	firstRetry = 250 * time.Millisecond
-	// settlePause is the least time between two syncs.
-	settlePause = 20 * time.Millisecond
-	lastRetry   = 30 * time.Second
+	lastRetry  = 30 * time.Second
+	// firstAnnouncement is how long a node that starts needn't be ready.
+	firstAnnouncement = 20 * time.Second
+	// Between two syncs there is a pause of settleShare times what the first
+	// took, within these bounds: where many nodes come or go, following them
+	// takes a fifth of a CPU at the most.
+	settlePause     = 20 * time.Millisecond
+	mostSettlePause = time.Second
+	settleShare     = 4
 )
 
 // Network is what the daemon does for one network; node.Network is one.
@@ -37,16 +41,19 @@ type Network interface {
 	Name() string
 	// Sync brings the node to what it should be.
 	Sync(ctx context.Context) (*nodestate.State, error)
-	// Watch calls changed when the store has changed since a revision.
-	Watch(ctx context.Context, after store.Revision, changed func()) error
+	// Watch calls changed when what Sync has seen may have changed since.
+	Watch(ctx context.Context, changed func()) error
 	// Audit looks for addresses that were leaked, and frees them in the end.
 	Audit(ctx context.Context) error
 }
 
 // Agent runs the tasks.
 type Agent struct {
-	Networks []Network
+	Networks Source
 	Health   *Health
+	// Announce tells the cluster whether pods on the node have their networks,
+	// and if not, why; nil: nobody wants to know. It needs Health.
+	Announce func(ctx context.Context, ready bool, reason string) error
 	// LeaseTTL is what the networks' leases last, so that they are renewed
 	// in time.
 	LeaseTTL time.Duration
@@ -60,12 +67,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.Health != nil {
 		tasks.Go(func() error { return a.Health.Run(ctx) })
 	}
-	for _, n := range a.Networks {
-		t := &task{network: n, agent: a, log: log.With("network", n.Name()), wake: make(chan struct{}, 1), up: make(chan struct{})}
-		tasks.Go(func() error { return t.keep(ctx) })
-		tasks.Go(func() error { return t.watch(ctx) })
-		tasks.Go(func() error { return t.audit(ctx) })
+	if a.Announce != nil {
+		tasks.Go(func() error { return announce(ctx, a.Health, a.Announce, log) })
 	}
+	s := &set{agent: a, log: log, wake: make(chan struct{}, 1), running: map[string]*running{}}
+	tasks.Go(func() error { return s.keep(ctx) })
+	tasks.Go(func() error { return s.watch(ctx) })
 	if err := tasks.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -74,30 +81,41 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // task keeps one network.
 type task struct {
-	network  Network
-	agent    *Agent
-	log      *slog.Logger
-	wake     chan struct{} // something changed
-	up       chan struct{} // closed by the first sync that succeeds
-	once     sync.Once
-	revision atomic.Int64 // of the store, at the last sync
+	network Network
+	agent   *Agent
+	log     *slog.Logger
+	wake    chan struct{} // something changed
+	up      chan struct{} // closed by the first sync that succeeds
+	once    sync.Once
+}
+
+// run runs a network's tasks until ctx ends.
+func (t *task) run(ctx context.Context) {
+	var tasks sync.WaitGroup
+	tasks.Go(func() { t.keep(ctx) })
+	tasks.Go(func() { t.watch(ctx) })
+	tasks.Go(func() { t.audit(ctx) })
+	tasks.Wait()
 }
 
 // changed wakes the task; several changes wake it once.
-func (t *task) changed() {
+func (t *task) changed() { rouse(t.wake) }
+
+func rouse(wake chan<- struct{}) {
 	select {
-	case t.wake <- struct{}{}:
+	case wake <- struct{}{}:
 	default:
 	}
 }
 
 // keep syncs the network now, when something changed, and after a while.
-func (t *task) keep(ctx context.Context) error {
+func (t *task) keep(ctx context.Context) {
 	retry := firstRetry
 	for {
+		started := time.Now()
 		state, err := t.network.Sync(ctx)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		t.agent.Health.report(t.network.Name(), state, err)
 		pause := jitter(min(Resync, t.renewal()))
@@ -106,19 +124,19 @@ func (t *task) keep(ctx context.Context) error {
 			pause, retry = jitter(retry), min(2*retry, lastRetry, t.renewal())
 		} else {
 			retry = firstRetry
-			t.revision.Store(int64(state.Revision))
 			t.once.Do(func() {
 				t.log.Info("network is up", "device", state.VTEP.Device, "blocks", state.VTEP.Blocks, "mtu", state.VTEP.MTU)
 				close(t.up)
 			})
 		}
 		ended := time.Now()
-		if err := sleep(ctx, pause, t.wake); err != nil {
-			return err
+		settle := min(max(settleShare*ended.Sub(started), settlePause), mostSettlePause)
+		if sleep(ctx, pause, t.wake) != nil {
+			return
 		}
 		// Changes that come close upon each other are taken together.
-		if err := sleep(ctx, settlePause-time.Since(ended), nil); err != nil {
-			return err
+		if sleep(ctx, settle-time.Since(ended), nil) != nil {
+			return
 		}
 	}
 }
@@ -131,29 +149,32 @@ func (t *task) renewal() time.Duration {
 	return t.agent.LeaseTTL / 6
 }
 
-// watch wakes the task when the store changes. It starts where the last sync
-// ended. When the store can't go on, a sync finds what was missed, and the
+// watch wakes the task when the store changes. When the store can't go on, a sync finds what was missed, and the
 // watch starts over from there.
-func (t *task) watch(ctx context.Context) error {
+func (t *task) watch(ctx context.Context) {
 	select {
 	case <-t.up:
+		follow(ctx, t.log, t.network.Watch, t.changed)
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+}
+
+// follow watches until ctx ends.
+func follow(ctx context.Context, log *slog.Logger, watch func(ctx context.Context, changed func()) error, changed func()) {
 	retry := firstRetry
 	for {
 		started := time.Now()
-		err := t.network.Watch(ctx, store.Revision(t.revision.Load()), t.changed)
+		err := watch(ctx, changed)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 		if time.Since(started) > lastRetry {
 			retry = firstRetry // it had worked
 		}
-		t.log.Warn("watch ended", "error", err, "retry", retry)
-		t.changed()
-		if err := sleep(ctx, jitter(retry), nil); err != nil {
-			return err
+		log.Warn("watch ended", "error", err, "retry", retry)
+		changed()
+		if sleep(ctx, jitter(retry), nil) != nil {
+			return
 		}
 		retry = min(2*retry, lastRetry)
 	}
@@ -161,11 +182,8 @@ func (t *task) watch(ctx context.Context) error {
 
 // audit audits the network's addresses now and then. A failure is told, and that
 // is all: the next audit looks again.
-func (t *task) audit(ctx context.Context) error {
-	for {
-		if err := sleep(ctx, jitter(Audit), nil); err != nil {
-			return err
-		}
+func (t *task) audit(ctx context.Context) {
+	for sleep(ctx, jitter(Audit), nil) == nil {
 		if err := t.network.Audit(ctx); err != nil && ctx.Err() == nil {
 			t.log.Error("audit failed", "error", err)
 		}

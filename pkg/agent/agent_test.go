@@ -31,7 +31,6 @@ type network struct {
 	audits  []time.Time
 	syncs   []time.Time
 	watches []time.Time
-	after   []store.Revision // that watches began with
 }
 
 func (n *network) Name() string { return n.name }
@@ -46,13 +45,13 @@ func (n *network) Sync(ctx context.Context) (*nodestate.State, error) {
 			return nil, err
 		}
 	}
-	return &nodestate.State{Revision: store.Revision(100 + i)}, nil
+	return &nodestate.State{}, nil
 }
 
-func (n *network) Watch(ctx context.Context, after store.Revision, changed func()) error {
+func (n *network) Watch(ctx context.Context, changed func()) error {
 	n.mu.Lock()
 	i := len(n.watches)
-	n.watches, n.after = append(n.watches, time.Now()), append(n.after, after)
+	n.watches = append(n.watches, time.Now())
 	n.mu.Unlock()
 	if n.watch != nil {
 		return n.watch(ctx, i, changed)
@@ -110,11 +109,8 @@ func TestSyncAtOnceThenWatch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{name: "pods"}
-		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 		wantCounts(t, "at the start", n, 1, 1)
-		if !slices.Equal(n.after, []store.Revision{100}) {
-			t.Errorf("the watch began at %v, want where the sync ended", n.after)
-		}
 		stop()
 	})
 }
@@ -133,7 +129,7 @@ func TestChangeWakes(t *testing.T) {
 				}
 			}
 		}}
-		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 		began := time.Now()
 		changes <- struct{}{}
 		<-time.After(time.Second)
@@ -171,7 +167,7 @@ func TestChangesDuringASync(t *testing.T) {
 				return ctx.Err()
 			},
 		}
-		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 		<-running
 		for range 10 {
 			changed()
@@ -198,7 +194,7 @@ func TestResync(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				n := &network{name: "pods"}
-				stop := start(t, &agent.Agent{Networks: []agent.Network{n}, LeaseTTL: test.ttl})
+				stop := start(t, &agent.Agent{Networks: agent.Fixed{n}, LeaseTTL: test.ttl})
 				pass(10 * time.Minute)
 				stop()
 				if len(n.syncs) < 10 {
@@ -226,12 +222,12 @@ func TestRetry(t *testing.T) {
 			}
 			return errStore
 		}}
-		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 		wantCounts(t, "at first", n, 1, 0)
 		pass(5 * time.Minute)
 		stop()
-		if len(n.watches) != 1 || n.watches[0].Before(n.syncs[failures]) || n.after[0] != 100+failures {
-			t.Errorf("watches began at %v from %v", n.watches, n.after)
+		if len(n.watches) != 1 || n.watches[0].Before(n.syncs[failures]) {
+			t.Errorf("watches began at %v", n.watches)
 		}
 		gap := func(i int) time.Duration { return n.syncs[i+1].Sub(n.syncs[i]) }
 		retry := 250 * time.Millisecond
@@ -272,7 +268,7 @@ func TestWatchStartsOver(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		}}
-		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 		pass(10 * time.Minute)
 		stop()
 		if len(n.watches) != quick+2 {
@@ -288,9 +284,6 @@ func TestWatchStartsOver(t *testing.T) {
 			}
 			retry *= 2
 		}
-		if !slices.IsSorted(n.after) || n.after[quick] <= n.after[0] {
-			t.Errorf("watches began at revisions %v", n.after)
-		}
 		ended := n.watches[quick].Add(time.Minute)
 		if g := n.watches[quick+1].Sub(ended); g > 250*time.Millisecond {
 			t.Errorf("%s after a watch that had lasted, want the first wait again", g)
@@ -304,7 +297,7 @@ func TestNetworksAreApart(t *testing.T) {
 		broken := &network{name: "broken", sync: func(context.Context, int) error { return errStore }}
 		hung := &network{name: "hung", sync: func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }}
 		good := &network{name: "good"}
-		stop := start(t, &agent.Agent{Networks: []agent.Network{broken, hung, good}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{broken, hung, good}})
 		pass(time.Minute)
 		if syncs, watches := good.counts(); syncs < 3 || watches != 1 {
 			t.Errorf("the good network: %d syncs, %d watches", syncs, watches)
@@ -331,7 +324,7 @@ func TestStop(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				n.name = "pods"
-				stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+				stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 				began := time.Now()
 				stop()
 				if took := time.Since(began); took != 0 {
@@ -353,7 +346,7 @@ func TestAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{name: "pods", audit: func(int) error { return errStore }}
 		began := time.Now()
-		stop := start(t, &agent.Agent{Networks: []agent.Network{n}})
+		stop := start(t, &agent.Agent{Networks: agent.Fixed{n}})
 		<-time.After(10 * agent.Audit)
 		stop()
 		if len(n.audits) < 10 || len(n.audits) > 13 {

@@ -9,13 +9,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
-	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
 
 // quiet is a network whose syncs end as the test says.
@@ -37,7 +37,7 @@ func (q quiet) Sync(ctx context.Context) (*nodestate.State, error) {
 	}
 }
 
-func (q quiet) Watch(ctx context.Context, _ store.Revision, _ func()) error {
+func (q quiet) Watch(ctx context.Context, _ func()) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -64,7 +64,14 @@ func wantReadyz(t *testing.T, when string, h *Health, status int, parts ...strin
 
 func TestReadyWhenAllNetworksAre(t *testing.T) {
 	t.Parallel()
-	h := NewHealth(netip.AddrPort{}, []Network{quiet{name: "pods"}, quiet{name: "storage"}}, nil)
+	h := NewHealth(netip.AddrPort{}, nil)
+	wantReadyz(t, "before anything is known", h, http.StatusServiceUnavailable, "networks aren't known yet")
+	h.listed(errors.New("store is away"))
+	wantReadyz(t, "when they can't be listed", h, http.StatusServiceUnavailable, "store is away")
+	h.listed(nil)
+	wantReadyz(t, "without networks", h, http.StatusServiceUnavailable, "no network")
+	h.expect("pods")
+	h.expect("storage")
 	wantReadyz(t, "at first", h, http.StatusServiceUnavailable, "pods", "storage", "not synced yet")
 	h.report("pods", &nodestate.State{}, nil)
 	wantReadyz(t, "with one of two", h, http.StatusServiceUnavailable)
@@ -74,12 +81,17 @@ func TestReadyWhenAllNetworksAre(t *testing.T) {
 	wantReadyz(t, "with both", h, http.StatusOK, `"ready": true`)
 	h.report("pods", nil, errors.New("store is away"))
 	wantReadyz(t, "when the store goes away later", h, http.StatusOK, "store is away")
+	h.listed(errors.New("store is away"))
+	wantReadyz(t, "when networks can't be listed later", h, http.StatusOK)
+	h.forget("storage")
+	wantReadyz(t, "when one is no longer served", h, http.StatusOK, "pods")
 }
 
 func TestNotReadyWhenTheLeaseEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := NewHealth(netip.AddrPort{}, []Network{quiet{name: "pods"}}, nil)
+		h := NewHealth(netip.AddrPort{}, nil)
+		h.listed(nil)
 		h.report("pods", &nodestate.State{Expires: time.Now().Add(time.Hour)}, nil)
 		wantReadyz(t, "at first", h, http.StatusOK, "leaseExpires")
 		<-time.After(time.Hour - time.Second)
@@ -136,8 +148,8 @@ func get(t *testing.T, a netip.AddrPort, path string, status int) string {
 func TestHealthIsServed(t *testing.T) {
 	t.Parallel()
 	n := quiet{name: "pods", outcomes: make(chan error)}
-	networks := []Network{n}
-	a := &Agent{Networks: networks, Health: NewHealth(address(t), networks, nil)}
+	networks := Fixed{n}
+	a := &Agent{Networks: networks, Health: NewHealth(address(t), nil)}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
@@ -168,9 +180,52 @@ func TestHealthCannotBeServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	networks := []Network{quiet{name: "pods"}}
-	a := &Agent{Networks: networks, Health: NewHealth(netip.MustParseAddrPort(l.Addr().String()), networks, nil)}
+	networks := Fixed{quiet{name: "pods"}}
+	a := &Agent{Networks: networks, Health: NewHealth(netip.MustParseAddrPort(l.Addr().String()), nil)}
 	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "serve health") || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestAnnouncement: readiness is told once, when it changes, and again when it
+// couldn't be told.
+func TestAnnouncement(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := NewHealth(netip.AddrPort{}, nil)
+		var told []string
+		failures := 2
+		tell := func(_ context.Context, ready bool, reason string) error {
+			if failures--; failures >= 0 {
+				return errors.New("away")
+			}
+			told = append(told, fmt.Sprint(ready, " ", reason))
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- announce(ctx, h, tell, orDiscard(nil)) }()
+		want := func(when string, after time.Duration, want ...string) {
+			t.Helper()
+			<-time.After(after)
+			synctest.Wait()
+			if !slices.Equal(told, want) {
+				t.Errorf("%s it is told %q, want %q", when, told, want)
+			}
+		}
+		want("while it starts", 10*time.Second)
+		unready := "false networks aren't known yet"
+		want("when it doesn't become ready", 5*time.Minute, unready)
+		h.expect("pods")
+		h.listed(nil)
+		h.report("pods", &nodestate.State{Expires: time.Now().Add(time.Hour)}, nil)
+		want("when it does", time.Second, unready, "true ")
+		h.report("pods", nil, errors.New("store is away"))
+		want("with the store away", 50*time.Minute, unready, "true ")
+		want("when the lease ends", 20*time.Minute, unready, "true ", "false network pods: store is away")
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("stopped, it returns %v", err)
+		}
+	})
 }

@@ -19,8 +19,9 @@ type Daemon struct {
 	LeaseTTL time.Duration
 	// LeaseGrace is how long a block of a pool stays after its last pod.
 	LeaseGrace time.Duration
-	Networks   []lease.Network
-	Warnings   []string
+	// Networks that the node serves; none: those of the store.
+	Networks []lease.Network
+	Warnings []string
 }
 
 // DefaultHealth is where health is served unless said otherwise.
@@ -70,9 +71,11 @@ func (c *Daemon) parseLease(d *decoder) {
 
 func (c *Daemon) parseNetworks(d *decoder) {
 	var raws []json.RawMessage
-	if !field(d, "networks", "a list of networks", &raws) || len(raws) == 0 {
-		d.fail("networks", nil, "at least one network is needed")
+	if !field(d, "networks", "a list of networks", &raws) {
 		return
+	}
+	if len(raws) == 0 {
+		d.fail("networks", []byte("[]"), "names no network; leave it out to serve those of the store")
 	}
 	for i, raw := range raws {
 		sub := &decoder{path: fmt.Sprintf("networks[%d].", i), warnings: d.warnings}

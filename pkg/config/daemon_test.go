@@ -23,9 +23,7 @@ func TestParseDaemonMistakes(t *testing.T) {
 		return err
 	})
 	tests := []mistake{
-		{"null", `null`, "networks", ""},
-		{"no networks", `{"node": "a"}`, "networks", ""},
-		{"an empty list of networks", daemonWith(`"networks": []`), "networks", ""},
+		{"an empty list of networks", daemonWith(`"networks": []`), "networks", "[]"},
 		{"networks that aren't a list", daemonWith(`"networks": {"pods": {}}`), "networks", `{"pods": {}}`},
 		{"a network that isn't an object", daemonWith(`"networks": [` + podsNetwork + `, 5]`), "networks[1]", "5"},
 		{"a network by its name alone", daemonWith(`"networks": ["pods"]`), "networks[0]", "pods"},
@@ -49,6 +47,9 @@ func TestParseDaemonMistakes(t *testing.T) {
 		{"an etcd's prefix", daemonWith(etcdStore(`"prefix": "overlay"`)), "store.prefix", "overlay"},
 		{"an etcd's relative CA", daemonWith(etcdStore(`"caFile": "ca.pem"`)), "store.caFile", "ca.pem"},
 		{"an etcd's certificate without key", daemonWith(etcdStore(`"certFile": "/c"`)), "store.certFile", "/c"},
+		{"a relative kubeconfig", daemonWith(`"store": {"type": "kubernetes", "kubeconfig": "config"}`), "store.kubeconfig", "config"},
+		{"a context without kubeconfig", daemonWith(`"store": {"type": "kubernetes", "context": "lab"}`), "store.context", "lab"},
+		{"a store that nobody knows", daemonWith(`"store": {"type": "consul"}`), "store.type", "consul"},
 		{"an etcd's password without user", daemonWith(etcdStore(`"passwordFile": "/p"`)), "store.passwordFile", "/p"},
 		{"a relative data directory", daemonWith(`"dataDir": "./data"`), "dataDir", "./data"},
 		{"two relative directories: the first is named", daemonWith(`"dataDir": "b", "runDir": "a"`), "runDir", "a"},
@@ -162,4 +163,22 @@ func TestParseDaemonEtcd(t *testing.T) {
 	checkEqual(t, "username", e.Username, "u")
 	checkEqual(t, "for people", c.Store.String(), "etcd https://e1:2379, https://e2:2379/")
 	checkWarnings(t, c.Warnings, "store.path")
+}
+
+func TestParseKubernetes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]struct {
+		config.Kubernetes
+		people string
+	}{
+		`{"type": "kubernetes"}`: {config.Kubernetes{}, "Kubernetes"},
+		`{"type": "kubernetes", "kubeconfig": "/etc/k", "context": "there"}`: {config.Kubernetes{Kubeconfig: "/etc/k", Context: "there"}, "Kubernetes by /etc/k"},
+	} {
+		c, err := config.ParseDaemon([]byte(daemonWith(`"store": ` + text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkEqual(t, text, *c.Store.Kubernetes, want.Kubernetes)
+		checkEqual(t, "for people", c.Store.String(), want.people)
+	}
 }

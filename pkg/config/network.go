@@ -33,6 +33,7 @@ func network(d *decoder, name string) (lease.Network, error) {
 	case len(n.CIDRs) == 0 && n.Pools != nil && !n.Pooled():
 		d.fail("pools", []byte("[]"), "has no pool, and there are no cidrs")
 	}
+	field(d, "podCIDRs", "true or false", &n.PodCIDRs)
 	field(d, "windows", "true or false", &n.Windows)
 	if lengths, ok := d.objectOf("blockLength", `an object such as {"ipv4": 24, "ipv6": 64}`); ok {
 		if v, ok := lengths.number("ipv4", 1, 30); ok {

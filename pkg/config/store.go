@@ -5,11 +5,21 @@ import (
 	"strings"
 )
 
-// Store says where the nodes agree: in a directory, or in an etcd.
+// Store says where the nodes agree: in a directory, in an etcd, or in the
+// Kubernetes API.
 type Store struct {
-	// Dir is where the embedded store is, when there is no Etcd.
-	Dir  string
-	Etcd *Etcd
+	// Dir is where the embedded store is, when there is none of the others.
+	Dir        string
+	Etcd       *Etcd
+	Kubernetes *Kubernetes
+}
+
+// Kubernetes says where the API server is, and as whom it is asked.
+type Kubernetes struct {
+	// Kubeconfig is a file; "": what Kubernetes gives a pod.
+	Kubeconfig string
+	// Context of the kubeconfig; "": its current one.
+	Context string
 }
 
 // Etcd says where an etcd is, and as whom it is asked.
@@ -26,8 +36,13 @@ type Etcd struct {
 
 // String names the store for people.
 func (s *Store) String() string {
-	if s.Etcd != nil {
+	switch {
+	case s.Etcd != nil:
 		return "etcd " + strings.Join(s.Etcd.Endpoints, ", ")
+	case s.Kubernetes != nil && s.Kubernetes.Kubeconfig != "":
+		return "Kubernetes by " + s.Kubernetes.Kubeconfig
+	case s.Kubernetes != nil:
+		return "Kubernetes"
 	}
 	return s.Dir
 }
@@ -43,8 +58,10 @@ func (s *Store) parse(d *decoder) {
 		absolutePath(sub, "path", &s.Dir)
 	case "etcd":
 		s.Etcd = parseEtcd(sub)
+	case "kubernetes":
+		s.Kubernetes = parseKubernetes(sub)
 	default:
-		sub.fail("type", []byte(kind), "must be local or etcd")
+		sub.fail("type", []byte(kind), "must be local, etcd or kubernetes")
 	}
 	d.join(sub.finish())
 }
@@ -59,8 +76,8 @@ func localStore(d *decoder, dir *string) {
 	switch kind {
 	case "local":
 		absolutePath(sub, "path", dir)
-	case "etcd":
-		sub.fail("type", []byte(kind), "must be local here: only overlayd uses an etcd")
+	case "etcd", "kubernetes":
+		sub.fail("type", []byte(kind), "must be local here: only overlayd asks a server")
 	default:
 		sub.fail("type", []byte(kind), "must be local")
 	}
@@ -76,6 +93,15 @@ func storeKind(d *decoder) (*decoder, string) {
 	kind := "local"
 	field(s, "type", "a string", &kind)
 	return s, kind
+}
+
+func parseKubernetes(d *decoder) *Kubernetes {
+	k := &Kubernetes{}
+	absolutePath(d, "kubeconfig", &k.Kubeconfig)
+	if field(d, "context", "a string", &k.Context) && k.Kubeconfig == "" {
+		d.fail("context", []byte(k.Context), "needs kubeconfig")
+	}
+	return k
 }
 
 func parseEtcd(d *decoder) *Etcd {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/ipam"
@@ -68,6 +70,48 @@ func shown(all []ipam.Allocation) []allocation {
 		list = append(list, s)
 	}
 	return list
+}
+
+// table writes rows, the first of which are the titles.
+func table(out io.Writer, rows [][]string) error {
+	var text strings.Builder
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(t, strings.Join(row, "\t")+"\t")
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write result: %w", err)
+	}
+	for line := range strings.Lines(text.String()) {
+		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
+			return fmt.Errorf("write result: %w", err)
+		}
+	}
+	return nil
+}
+
+// list writes values for people.
+func list[T fmt.Stringer](values []T) string {
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = v.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// span writes a time to come or gone by for people, to the second below a minute
+// and to the minute above.
+func span(d time.Duration) string {
+	short := func(d time.Duration) string {
+		if d < time.Minute {
+			return d.Truncate(time.Second).String()
+		}
+		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
+	}
+	if d < 0 {
+		return short(-d) + " ago"
+	}
+	return "in " + short(d)
 }
 
 func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -8,12 +8,16 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 	"github.com/overlay-cni/overlay-cni/pkg/store/etcd"
+	"github.com/overlay-cni/overlay-cni/pkg/store/kube"
 	"github.com/overlay-cni/overlay-cni/pkg/store/local"
 )
 
-// openStore opens what the configuration says.
-func openStore(c *config.Store) (store.Store, error) {
-	if c.Etcd == nil {
+// OpenStore opens what the configuration says.
+func OpenStore(c *config.Store) (store.Store, error) {
+	switch {
+	case c.Kubernetes != nil:
+		return kube.Open(kube.Options{Kubeconfig: c.Kubernetes.Kubeconfig, Context: c.Kubernetes.Context})
+	case c.Etcd == nil:
 		return local.Open(c.Dir, local.Options{})
 	}
 	o := etcd.Options{

@@ -35,6 +35,11 @@ type Rules struct {
 	// VTEPs are this node's own addresses within CIDRs. What is for them
 	// stays tracked, for the sake of the node's own input rules.
 	VTEPs []netip.Addr
+	// Blocks are this node's own: where its pods are.
+	Blocks []netip.Prefix
+	// External are the CIDRs behind external peers. Packets between these and
+	// pods go as those from pod to pod do.
+	External []netip.Prefix
 	// Masquerade says whether packets to other addresses leave with the
 	// node's; those to Exclude don't.
 	Masquerade bool
@@ -63,8 +68,55 @@ func multicast(f lease.Family) netip.Prefix {
 
 // kept returns the destinations of a family that see a pod's own address.
 func (r *Rules) kept(f lease.Family) []netip.Prefix {
-	kept := append(of(f, r.CIDRs), of(f, r.Exclude)...)
+	kept := append(append(of(f, r.CIDRs), of(f, r.External)...), of(f, r.Exclude)...)
 	return append(kept, multicast(f))
+}
+
+// direction is where packets come from and go to.
+type direction struct{ from, to netip.Prefix }
+
+// overlay returns the directions of a family in which packets go over the VXLAN:
+// from pod to pod, and between pods and what is behind external peers.
+func (r *Rules) overlay(f lease.Family) []direction {
+	pods, external := of(f, r.CIDRs), of(f, r.External)
+	var all []direction
+	for _, from := range pods {
+		for _, to := range pods {
+			all = append(all, direction{from, to})
+		}
+	}
+	for _, pod := range pods {
+		for _, e := range external {
+			all = append(all, direction{pod, e}, direction{e, pod})
+		}
+	}
+	return all
+}
+
+// transit returns the directions of a family in which packets come from outside
+// and may be for pods of other nodes, which this one forwards them to. As those
+// who sent them see the pods' own addresses, the pods' node answers past this one:
+// connection tracking would see one direction only, and call it invalid, upon
+// which kube-proxy drops it.
+func (r *Rules) transit(f lease.Family) []direction {
+	outside := of(f, r.Exclude)
+	if !r.Masquerade {
+		outside = []netip.Prefix{everywhere(f)}
+	}
+	var all []direction
+	for _, from := range outside {
+		for _, to := range of(f, r.CIDRs) {
+			all = append(all, direction{from, to})
+		}
+	}
+	return all
+}
+
+func everywhere(f lease.Family) netip.Prefix {
+	if f == lease.IPv4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 // Backend names the way rules are programmed.

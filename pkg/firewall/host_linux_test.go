@@ -33,6 +33,7 @@ func dualStack() *firewall.Rules {
 		Network: "pods", Port: 4789, Underlay: netip.MustParseAddr("172.30.1.10"),
 		CIDRs:      prefixes("10.244.0.0/16", "fd00:10:244::/48"),
 		VTEPs:      []netip.Addr{netip.MustParseAddr("10.244.1.0"), netip.MustParseAddr("fd00:10:244:1::")},
+		Blocks:     prefixes("10.244.1.0/24", "fd00:10:244:1::/64"),
 		Masquerade: true, Exclude: prefixes("192.168.0.0/16"),
 	}
 }

@@ -69,11 +69,43 @@ func (r *Rules) iptables(f lease.Family) []Chain {
 	for _, end := range []string{"dst", "src"} { // what comes for the node, what it sends itself
 		raw = append(raw, fmt.Sprintf("-p udp -m udp --dport %d -m addrtype --%s-type LOCAL -j CT --notrack", r.Port, end))
 	}
+	raw = append(raw, r.transitRules(f)...)
 	return []Chain{
 		r.chain(f, "raw", "OVERLAY-RAW-", "PREROUTING OUTPUT", raw),
 		r.forwardChain(f),
 		r.chain(f, "nat", "OVERLAY-MSQ-", "POSTROUTING", r.masqueradeRules(f)),
 	}
+}
+
+// transitRules are none where all from outside the network is answered on the way
+// that it came. What comes from a pod, or is for one here, has its answers come by
+// here, and so has what the node sends itself.
+func (r *Rules) transitRules(f lease.Family) []string {
+	through := r.transit(f)
+	for _, e := range of(f, r.External) {
+		for _, pods := range of(f, r.CIDRs) {
+			through = append(through, direction{e, pods})
+		}
+	}
+	if len(through) == 0 {
+		return nil
+	}
+	pods, blocks := of(f, r.CIDRs), of(f, r.Blocks)
+	rules := make([]string, 0, len(pods)+len(blocks)+len(through))
+	for _, p := range pods {
+		rules = append(rules, fmt.Sprintf("-s %s -j RETURN", p))
+	}
+	for _, block := range blocks {
+		rules = append(rules, fmt.Sprintf("-d %s -j RETURN", block))
+	}
+	for _, d := range through {
+		from := fmt.Sprintf("-s %s ", d.from)
+		if d.from.Bits() == 0 {
+			from = "" // iptables doesn't print it
+		}
+		rules = append(rules, fmt.Sprintf("%s-d %s -m addrtype ! --src-type LOCAL -j CT --notrack", from, d.to))
+	}
+	return rules
 }
 
 // masqueradeRules are none where nothing is masqueraded.

@@ -22,7 +22,10 @@ func variants() map[string]*firewall.Rules {
 	off.Masquerade, off.Port = false, 8472
 	everywhere := dualStack()
 	everywhere.Exclude = prefixes("0.0.0.0/0", "::/0", "192.168.0.0/16")
+	external := dualStack()
+	external.External, external.Exclude = prefixes("10.50.0.0/24", "10.50.1.7/32", "fd00:50::/64"), nil
 	return map[string]*firewall.Rules{
+		"external":   external,
 		"dual-stack": dualStack(), "ipv4": v4, "ipv6": v6, "no-masquerade": off, "exclude-all": everywhere,
 	}
 }

@@ -76,7 +76,7 @@ func (o *overlay) blocks(n int) []netip.Prefix {
 // rules are those of a node.
 func (o *overlay) rules(n int) *firewall.Rules {
 	r := dualStack()
-	r.Exclude, r.VTEPs, r.Underlay = nil, nil, o.nodes[n].IPv4()
+	r.Exclude, r.VTEPs, r.Underlay, r.Blocks = nil, nil, o.nodes[n].IPv4(), o.blocks(n)
 	for _, b := range o.blocks(n) {
 		r.VTEPs = append(r.VTEPs, vtep.Gateway(b))
 	}

@@ -115,8 +115,15 @@ func TestOuterPacketsAreNotTracked(t *testing.T) {
 	}
 }
 
-// serve makes a Service as kube-proxy does: a translation on each node.
+// serve makes a Service in front of a pod.
 func (o *overlay) serve(t testing.TB, backend *pod) [2]netip.AddrPort {
+	t.Helper()
+	return o.translate(t, [2]netip.AddrPort{backend.at(0), backend.at(1)})
+}
+
+// translate makes a Service as kube-proxy does: a translation on each node, which
+// drops what connection tracking calls invalid.
+func (o *overlay) translate(t testing.TB, backend [2]netip.AddrPort) [2]netip.AddrPort {
 	t.Helper()
 	services := [2]netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:80"), netip.MustParseAddrPort("[fd00:10:96::1]:80")}
 	for _, node := range o.nodes {
@@ -127,7 +134,7 @@ func (o *overlay) serve(t testing.TB, backend *pod) [2]netip.AddrPort {
 		for f, ip := range []string{"ip", "ip6"} {
 			for _, chain := range []string{"nat", "local"} {
 				command(t, node.Host, fmt.Sprintf("nft 'add rule inet kube %s %s daddr %s tcp dport 80 dnat %s to %s'",
-					chain, ip, services[f].Addr(), ip, backend.at(f)))
+					chain, ip, services[f].Addr(), ip, backend[f]))
 			}
 		}
 	}
@@ -178,6 +185,95 @@ func TestServiceOnTheSameNode(t *testing.T) {
 				t.Errorf("%s: %s: %v", family, client, err)
 			}
 			exchange(t, o.pods[client].Host, o.pods["p2"].at(f))
+		}
+	}
+}
+
+// machine is where the VM serves, in both families.
+func (o *overlay) machine() [2]netip.AddrPort {
+	return [2]netip.AddrPort{netip.AddrPortFrom(o.vm.IPv4(), port), netip.AddrPortFrom(o.vm.IPv6(), port)}
+}
+
+// The VM sends through n1 whatever is for pods. Those of n2 answer on their own
+// node's way, so that n1 sees one direction of each flow, and calls it invalid if
+// it tracks it.
+func TestAnswersPassTheNodeBy(t *testing.T) {
+	t.Parallel()
+	for _, backend := range []firewall.Backend{firewall.Nftables, firewall.Iptables} {
+		for name, edit := range map[string]func(*firewall.Rules){
+			"excluded": func(r *firewall.Rules) { r.Exclude = prefixes("172.30.0.0/16", "fd00:30::/32") },
+			"all":      func(r *firewall.Rules) { r.Exclude = prefixes("0.0.0.0/0", "::/0") },
+			"disabled": func(r *firewall.Rules) { r.Masquerade = false },
+			"external": func(r *firewall.Rules) { r.External = prefixes("172.30.1.0/24", "fd00:30:1::/64") },
+		} {
+			t.Run(string(backend)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				o := newOverlay(t)
+				services := o.serve(t, o.pods["p3"])
+				o.protect(t, backend, edit)
+				for f, family := range families() {
+					for _, p := range []string{"p1", "p3"} { // on n1 and on n2
+						for _, source := range exchange(t, o.vm.Host, o.pods[p].at(f)) {
+							if source != o.machine()[f].Addr() {
+								t.Errorf("%s: %s sees %s", family, p, source)
+							}
+						}
+						for _, source := range exchange(t, o.pods[p].Host, o.machine()[f]) {
+							if source != o.pods[p].addresses[f] {
+								t.Errorf("%s: the machine sees %s instead of %s", family, source, p)
+							}
+						}
+					}
+					// And between pods all is as it was, by a Service too.
+					exchange(t, o.pods["p1"].Host, o.pods["p3"].at(f))
+					exchange(t, o.pods["p3"].Host, o.pods["p1"].at(f))
+					if _, err := o.pods["p1"].TCP(t.Context(), services[f]); err != nil {
+						t.Errorf("%s: %v", family, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A Service whose backend is outside, and sees the pods' own addresses: what it
+// answers is translated back.
+func TestServiceInFrontOfAMachine(t *testing.T) {
+	t.Parallel()
+	for name, edit := range map[string]func(*firewall.Rules){
+		"excluded": func(r *firewall.Rules) { r.Exclude = prefixes("172.30.0.0/16", "fd00:30::/32") },
+		"external": func(r *firewall.Rules) { r.External = prefixes("172.30.1.0/24", "fd00:30:1::/64") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := newOverlay(t)
+			services := o.translate(t, o.machine())
+			o.protect(t, firewall.Auto, edit)
+			for f, family := range families() {
+				for _, p := range []string{"p1", "p2", "p1"} {
+					x, err := o.pods[p].TCP(t.Context(), services[f])
+					if err != nil || x.Source.Addr() != o.pods[p].addresses[f] {
+						t.Errorf("%s: %s: the machine sees %s, %v", family, p, x.Source, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// What is behind an external peer goes as pods do: untracked, both ways.
+func TestExternalIsNotTracked(t *testing.T) {
+	t.Parallel()
+	o := newOverlay(t)
+	o.protect(t, firewall.Auto, func(r *firewall.Rules) { r.External = prefixes("172.30.1.0/24", "fd00:30:1::/64") })
+	for f := range families() {
+		exchange(t, o.pods["p1"].Host, o.machine()[f])
+		exchange(t, o.vm.Host, o.pods["p2"].at(f))
+		exchange(t, o.vm.Host, o.pods["p3"].at(f))
+	}
+	for _, node := range o.nodes {
+		if flows := tracked(t, node.Host); len(flows) > 0 {
+			t.Errorf("%s tracks %q", node.Name(), flows)
 		}
 	}
 }

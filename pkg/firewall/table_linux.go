@@ -3,6 +3,7 @@ package firewall
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -13,13 +14,16 @@ import (
 )
 
 // tablePlan is the content of a network's nftables table. Written out for a
-// network 10.244.0.0/16 whose node has the VTEP address 10.244.1.0 and the
-// underlay address 192.0.2.11, and port 4789, its IPv4 part is:
+// network 10.244.0.0/16 whose node has the block 10.244.1.0/24 with the VTEP
+// address 10.244.1.0 and the underlay address 192.0.2.11, and port 4789, where
+// 10.9.0.0/16 isn't masqueraded, its IPv4 part is:
 //
 //	set translated4 { type ipv4_addr . ipv4_addr; flags dynamic,timeout; }
 //	chain prerouting { type filter hook prerouting priority raw;
 //	  udp dport 4789 ip daddr 192.0.2.11 notrack accept
 //	  ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0
+//	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
+//	  ip saddr 10.9.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0/24
 //	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
 //	}
 //	chain output { type filter hook output priority raw;
@@ -30,12 +34,16 @@ import (
 //	}
 //	chain masquerade4 {
 //	  ip daddr 10.244.0.0/16 return
+//	  ip daddr 10.9.0.0/16 return
 //	  ip daddr 224.0.0.0/4 return
 //	  masquerade fully-random
 //	}
 //	chain translated { type filter hook postrouting priority srcnat + 10;
 //	  ct status dnat ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 update @translated4 { ip saddr . ip daddr }
+//	  ct status dnat ip saddr 10.244.0.0/16 ip daddr 10.9.0.0/16 ip saddr != 10.244.1.0/24 update @translated4 { ip saddr . ip daddr }
 //	}
+//
+// What is behind external peers has the rules of 10.244.0.0/16, together with it.
 type tablePlan struct {
 	chains []*nftables.Chain
 	sets   []*nftables.Set
@@ -93,20 +101,21 @@ func (p *tablePlan) family(table *nftables.Table, r *Rules, ip packet, cidrs []n
 	set := ip.pairs(table)
 	p.sets = append(p.sets, set)
 	masquerade := "masquerade" + ip.suffix()
-	for _, from := range cidrs {
-		for _, to := range cidrs {
-			inside := append(ip.match(source, from), ip.match(destination, to)...)
-			var local []expr.Any
-			for _, a := range r.VTEPs {
-				if lease.FamilyOf(a) == ip.Family {
-					local = append(local, ip.not(destination, a)...)
-				}
-			}
-			p.add("prerouting", ip.is(), inside, local,
-				ip.unlisted(set, source, destination), ip.unlisted(set, destination, source), untrack())
-			p.add("translated", translated(), ip.is(), inside, ip.remember(set))
+	var local []expr.Any
+	for _, a := range r.VTEPs {
+		if lease.FamilyOf(a) == ip.Family {
+			local = append(local, ip.not(destination, netip.PrefixFrom(a, a.BitLen()))...)
 		}
-		if r.Masquerade {
+	}
+	for _, d := range r.overlay(ip.Family) {
+		inside := append(ip.match(source, d.from), ip.match(destination, d.to)...)
+		p.add("prerouting", ip.is(), inside, local,
+			ip.unlisted(set, source, destination), ip.unlisted(set, destination, source), untrack())
+		p.add("translated", translated(), ip.is(), inside, ip.remember(set))
+	}
+	p.transit(r, ip, set)
+	if r.Masquerade {
+		for _, from := range cidrs {
 			p.add("postrouting", ip.is(), ip.match(source, from), jump(masquerade))
 		}
 	}
@@ -118,6 +127,24 @@ func (p *tablePlan) family(table *nftables.Table, r *Rules, ip packet, cidrs []n
 		p.add(masquerade, ip.is(), ip.match(destination, to), verdict(expr.VerdictReturn))
 	}
 	p.add(masquerade, []expr.Any{&expr.Masq{FullyRandom: true}})
+}
+
+// transit adds what is needed for packets on their way to pods of other nodes. A
+// flow that this node translates for such a pod comes back this way.
+func (p *tablePlan) transit(r *Rules, ip packet, set *nftables.Set) {
+	blocks := of(ip.Family, r.Blocks)
+	elsewhere := func(f field) []expr.Any {
+		var all []expr.Any
+		for _, block := range blocks {
+			all = append(all, ip.not(f, block)...)
+		}
+		return all
+	}
+	for _, d := range r.transit(ip.Family) {
+		p.add("prerouting", ip.is(), ip.match(source, d.from), ip.match(destination, d.to), elsewhere(destination),
+			ip.unlisted(set, source, destination), ip.unlisted(set, destination, source), untrack())
+		p.add("translated", translated(), ip.is(), ip.match(source, d.to), ip.match(destination, d.from), elsewhere(source), ip.remember(set))
+	}
 }
 
 // Registers (linux/netfilter/nf_tables.h): register1 is the first of 16 bytes;
@@ -183,24 +210,30 @@ func (ip packet) load(f field, register uint32) expr.Any {
 	}
 }
 
-func (ip packet) match(f field, p netip.Prefix) []expr.Any {
+func (ip packet) match(f field, p netip.Prefix) []expr.Any { return ip.compare(expr.CmpOpEq, f, p) }
+
+func (ip packet) not(f field, p netip.Prefix) []expr.Any { return ip.compare(expr.CmpOpNeq, f, p) }
+
+// compare compares an address with a prefix. A whole address needs no mask, and
+// everything no comparison.
+func (ip packet) compare(op expr.CmpOp, f field, p netip.Prefix) []expr.Any {
+	if p.Bits() == 0 && op == expr.CmpOpEq {
+		return nil
+	}
 	size := ip.Bits() / 8
 	mask := make([]byte, size)
 	for bit := range p.Bits() {
 		mask[bit/8] |= 0x80 >> (bit % 8)
 	}
-	return []expr.Any{
+	compared := []expr.Any{
 		ip.load(f, register1),
 		&expr.Bitwise{SourceRegister: register1, DestRegister: register1, Len: uint32(size), Mask: mask, Xor: make([]byte, size)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: p.Masked().Addr().AsSlice()},
+		&expr.Cmp{Op: op, Register: register1, Data: p.Masked().Addr().AsSlice()},
 	}
-}
-
-func (ip packet) not(f field, a netip.Addr) []expr.Any {
-	return []expr.Any{
-		ip.load(f, register1),
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register1, Data: a.AsSlice()},
+	if p.IsSingleIP() {
+		return slices.Delete(compared, 1, 2)
 	}
+	return compared
 }
 
 // pair loads two fields into the registers of a concatenated key.

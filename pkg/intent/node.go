@@ -22,6 +22,9 @@ type Underlay struct {
 	// AcceptsRA: the interface takes its routes from router advertisements,
 	// and must go on doing so when the node forwards IPv6.
 	AcceptsRA bool
+	// StrictSources: a new interface takes IPv4 packets from those alone whom
+	// it leads to (rp_filter 1).
+	StrictSources bool
 }
 
 // Facts are all that a node's intent for a network follows from.
@@ -32,6 +35,8 @@ type Facts struct {
 	Underlay Underlay
 	// Leases are all of the network's, our own among them.
 	Leases []lease.Lease
+	// External are the network's peers that are no nodes.
+	External []lease.ExternalPeer
 }
 
 // Node is what should exist on a node for one network.
@@ -41,14 +46,15 @@ type Node struct {
 	Firewall firewall.Rules
 	Underlay Underlay
 	Families []lease.Family
-	// Unreachable are nodes without an underlay address of our family.
+	// Unreachable are nodes and external peers without an underlay address of
+	// our family.
 	Unreachable []string
 }
 
 // ForNode works out a node's intent. The error is a *lease.FieldError when the
 // network can't be used on this underlay.
 func ForNode(f *Facts) (Node, error) {
-	own, peers := split(f)
+	own := f.own()
 	if len(own) == 0 {
 		return Node{}, fmt.Errorf("node %s has no lease in network %s", f.Node, f.Network.Name)
 	}
@@ -65,14 +71,32 @@ func ForNode(f *Facts) (Node, error) {
 		Families: f.Network.Families(),
 	}
 	n.Firewall = Rules(&f.Network, &n.VTEP)
-	n.Peers, n.Unreachable = reachable(peers, lease.FamilyOf(local))
+	n.Peers, n.Unreachable = f.reachable(lease.FamilyOf(local))
+	n.join(f.External, lease.FamilyOf(local))
 	return n, nil
 }
 
-// Rules is what a network needs of the packet filter of a node with a VTEP.
+// join adds external peers: to a node they are peers like others, whose blocks
+// happen to be outside the network. What is behind one that can't be reached is
+// outside for the packet filter as well.
+func (n *Node) join(external []lease.ExternalPeer, outer lease.Family) {
+	for i := range external {
+		e := &external[i]
+		underlay := e.VTEP.UnderlayOf(outer)
+		if !underlay.IsValid() {
+			n.Unreachable = append(n.Unreachable, "external peer "+e.Name)
+			continue
+		}
+		n.Peers = append(n.Peers, vtep.Peer{Underlay: underlay, MAC: e.VTEP.MAC, Blocks: e.CIDRs})
+		n.Firewall.External = append(n.Firewall.External, e.CIDRs...)
+	}
+}
+
+// Rules is what a network needs of the packet filter of a node with a VTEP, but
+// for external peers.
 func Rules(n *lease.Network, v *vtep.Spec) firewall.Rules {
 	return firewall.Rules{
-		Network: n.Name, Port: n.Port, Underlay: v.Local, CIDRs: n.CIDRs, VTEPs: v.Addresses(),
+		Network: n.Name, Port: n.Port, Underlay: v.Local, CIDRs: n.CIDRs, VTEPs: v.Addresses(), Blocks: v.Blocks,
 		Masquerade: !n.Masquerade.Disabled, Exclude: n.Masquerade.Exclude,
 	}
 }
@@ -101,22 +125,24 @@ func (f *Facts) outer() (netip.Addr, int, error) {
 	return local, mtu, err
 }
 
-// split tells our own blocks, in the order in which they were claimed, from the
-// others' leases.
-func split(f *Facts) (own []netip.Prefix, others []lease.Lease) {
+// own returns our own blocks, in the order in which they were claimed.
+func (f *Facts) own() (blocks []netip.Prefix) {
 	var claimed []lease.Lease
-	for _, l := range f.Leases {
-		if l.Node == f.Node || f.Instance != "" && l.Instance == f.Instance {
-			claimed = append(claimed, l)
-		} else {
-			others = append(others, l)
+	for i := range f.Leases {
+		if l := &f.Leases[i]; f.claimed(l) {
+			claimed = append(claimed, *l)
 		}
 	}
 	slices.SortStableFunc(claimed, func(a, b lease.Lease) int { return cmp.Compare(a.Index, b.Index) })
 	for i := range claimed {
-		own = append(own, claimed[i].Block)
+		blocks = append(blocks, claimed[i].Block)
 	}
-	return own, others
+	return blocks
+}
+
+// claimed says whether a lease is our own.
+func (f *Facts) claimed(l *lease.Lease) bool {
+	return l.Node == f.Node || f.Instance != "" && l.Instance == f.Instance
 }
 
 // local picks the outer packets' source: IPv4 where there is one, for its
@@ -148,11 +174,15 @@ func (f *Facts) mtu(outer lease.Family) (int, error) {
 	return most, nil
 }
 
-// reachable makes one peer of all leases of a node.
-func reachable(leases []lease.Lease, outer lease.Family) (peers []vtep.Peer, unreachable []string) {
-	at := map[string]int{}
-	for i := range leases {
-		l := &leases[i]
+// reachable makes one peer of all leases of another node.
+func (f *Facts) reachable(outer lease.Family) (peers []vtep.Peer, unreachable []string) {
+	at := make(map[string]int, len(f.Leases))
+	peers = make([]vtep.Peer, 0, len(f.Leases))
+	for i := range f.Leases {
+		l := &f.Leases[i]
+		if f.claimed(l) {
+			continue
+		}
 		underlay := l.VTEP.UnderlayOf(outer)
 		if !underlay.IsValid() {
 			if !slices.Contains(unreachable, l.Node) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/pkg/ether"
 	"github.com/overlay-cni/overlay-cni/pkg/intent"
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
@@ -82,11 +83,49 @@ func TestForNode(t *testing.T) {
 	}
 	f := got.Firewall
 	if f.Network != "pods" || f.Port != n.Port || !f.Masquerade || !slices.Equal(f.Exclude, n.Masquerade.Exclude) ||
-		!slices.Equal(f.VTEPs, addrs("10.244.1.0", "fd00:10:244:1::")) {
+		!slices.Equal(f.VTEPs, addrs("10.244.1.0", "fd00:10:244:1::")) || !slices.Equal(f.Blocks, v.Blocks) || f.External != nil {
 		t.Errorf("the firewall is %+v", f)
 	}
 	if !slices.Equal(got.Families, []lease.Family{lease.IPv4, lease.IPv6}) {
 		t.Errorf("families are %v", got.Families)
+	}
+}
+
+// TestForNodeWithExternalPeers: they are peers like others, and the packet filter
+// knows what is behind those that are reached.
+func TestForNodeWithExternalPeers(t *testing.T) {
+	t.Parallel()
+	n := network("10.244.0.0/16", "fd00:10:244::/48")
+	vm := func(name, mac string, underlay []netip.Addr, cidrs ...string) lease.ExternalPeer {
+		parsed, err := ether.Parse(mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lease.ExternalPeer{Name: name, Network: "pods", VTEP: lease.VTEP{Underlay: underlay, MAC: parsed}, CIDRs: prefixes(cidrs...)}
+	}
+	got, err := intent.ForNode(&intent.Facts{
+		Network: n, Node: "a", Underlay: ethernet(1500, "192.0.2.1"),
+		Leases: []lease.Lease{leaseOf(&n, "a", "10.244.1.0/24", "192.0.2.1"), leaseOf(&n, "b", "10.244.2.0/24", "192.0.2.2")},
+		External: []lease.ExternalPeer{
+			vm("one", "0e:00:00:00:00:01", addrs("192.0.2.50", "2001:db8::50"), "10.50.0.0/24", "fd00:50::/64"),
+			vm("six", "0e:00:00:00:00:02", addrs("2001:db8::51"), "10.51.0.0/24"),
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Peers) != 2 || got.Peers[1].Underlay != addrs("192.0.2.50")[0] || got.Peers[1].MAC.String() != "0e:00:00:00:00:01" ||
+		!slices.Equal(got.Peers[1].Blocks, prefixes("10.50.0.0/24", "fd00:50::/64")) {
+		t.Errorf("peers are %+v", got.Peers)
+	}
+	if !slices.Equal(got.Unreachable, []string{"external peer six"}) {
+		t.Errorf("unreachable are %v", got.Unreachable)
+	}
+	if !slices.Equal(got.Firewall.External, prefixes("10.50.0.0/24", "fd00:50::/64")) || !slices.Equal(got.Firewall.CIDRs, n.CIDRs) {
+		t.Errorf("the firewall is %+v", got.Firewall)
+	}
+	if !slices.Equal(got.VTEP.Within, n.CIDRs) {
+		t.Errorf("own blackholes are within %v", got.VTEP.Within)
 	}
 }
 

@@ -31,18 +31,18 @@ func (r *Registry) create(ctx context.Context, want *Lease) (Lease, error) {
 	if err != nil {
 		return Lease{}, fmt.Errorf("encode lease %s: %w", want.Block, err)
 	}
-	if _, err := r.Store.Create(ctx, want.Key(), value); err != nil {
+	if _, err := r.lasting().Create(ctx, want.Key(), value); err != nil {
 		return Lease{}, fmt.Errorf("claim block %s: %w", want.Block, err)
 	}
 	return *want, nil
 }
 
 // replace writes a lease over the one seen. Nothing is written when that would
-// only make it last a little longer: a lease is renewed in the last two thirds
-// of its life.
+// only make it last a little longer: a lease is renewed when between two thirds
+// and half of its life are left.
 func (r *Registry) replace(ctx context.Context, have *stored, want *Lease) (Lease, error) {
 	same := have.Node == want.Node && have.Instance == want.Instance && have.VTEP.Equal(&want.VTEP) && have.Notice == want.Notice
-	if same && r.fresh(have.Expires) {
+	if same && r.fresh(want.Key(), have.Expires) {
 		return have.Lease, nil
 	}
 	return r.overwrite(ctx, have.revision, want)
@@ -53,7 +53,7 @@ func (r *Registry) overwrite(ctx context.Context, revision store.Revision, want 
 	if err != nil {
 		return Lease{}, fmt.Errorf("encode lease %s: %w", want.Block, err)
 	}
-	if _, err := r.Store.Update(ctx, want.Key(), value, revision); err != nil {
+	if _, err := r.lasting().Update(ctx, want.Key(), value, revision); err != nil {
 		return Lease{}, fmt.Errorf("write lease of block %s: %w", want.Block, err)
 	}
 	return *want, nil
@@ -72,7 +72,7 @@ func (r *Registry) reclaim(ctx context.Context, c *Claim, l *stored, index int) 
 	if stood {
 		return r.overwrite(ctx, l.revision, c.lease(l.Block, index, r.expiry()))
 	}
-	return Lease{}, fmt.Errorf("%w of %s in network %s: block %s of node %s, whose lease expired at %s, is taken unless it is renewed within %s",
+	return Lease{}, fmt.Errorf("%w of %s in network %s: block %s of node %s, whose lease expires at %s, is taken unless it is renewed within %s",
 		ErrNoBlock, l.Family(), l.Network, l.Block, l.Node, l.Expires.Format(time.RFC3339), r.notice())
 }
 
@@ -91,6 +91,14 @@ func (r *Registry) inherit(ctx context.Context, c *Claim, l *stored) error {
 // notice where there is none of the claimant's.
 func (r *Registry) unopposed(ctx context.Context, c *Claim, l *stored) (bool, error) {
 	if c.gave(l.Notice) {
+		// A listing may be from memory: it must be the store that says so.
+		now, err := r.Store.Get(ctx, l.Key())
+		if err == nil && now.Revision != l.revision {
+			err = store.ErrConflict
+		}
+		if err != nil {
+			return false, fmt.Errorf("look at lease of block %s: %w", l.Block, err)
+		}
 		return r.watched.stood(r, l) >= r.notice(), nil
 	}
 	noticed := *l
@@ -119,7 +127,7 @@ func (r *Registry) abandoned(c *Claim, f Family, leases []stored) *stored {
 		if l.Family() != f || !l.Expired(r.fenced()) || !c.mayHave(l.Block) {
 			continue
 		}
-		if stood := r.watched.stood(r, l); l.Notice != nil && !c.gave(l.Notice) && stood < 2*r.notice() {
+		if l.Notice != nil && !c.gave(l.Notice) && r.watched.stood(r, l) < 2*r.notice() {
 			continue
 		}
 		if oldest == nil || l.Expires.Before(oldest.Expires) {
@@ -142,17 +150,17 @@ func freeBlock(c *Claim, f Family, leases []stored) (netip.Prefix, bool) {
 		if FamilyOf(p.CIDR.Addr()) != f || !p.selects(c.Labels) {
 			continue
 		}
-		if block, ok := p.free(c.Node, leases); ok {
+		if block, ok := p.free(c, leases); ok {
 			return block, true
 		}
 	}
 	return netip.Prefix{}, false
 }
 
-// free picks a block of the pool that nobody holds. Where the search starts
-// follows from the node's name: nodes that start at the same time seldom want
-// the same block, and a node that comes back is likely to find those it had.
-func (p *Pool) free(node string, leases []stored) (netip.Prefix, bool) {
+// free picks a block of the pool that nobody holds: one that the node had before,
+// if it can. Where the search for another starts follows from the node's name:
+// nodes that start at the same time seldom want the same block.
+func (p *Pool) free(c *Claim, leases []stored) (netip.Prefix, bool) {
 	taken := make(map[netip.Prefix]bool, len(leases))
 	var odd []netip.Prefix // of another length: they may cover several of ours, or all
 	for i := range leases {
@@ -165,11 +173,16 @@ func (p *Pool) free(node string, leases []stored) (netip.Prefix, bool) {
 	if slices.ContainsFunc(odd, func(b netip.Prefix) bool { return b.Bits() <= p.CIDR.Bits() }) {
 		return netip.Prefix{}, false
 	}
+	isFree := func(block netip.Prefix) bool { return !taken[block] && !slices.ContainsFunc(odd, block.Overlaps) }
+	for _, block := range c.Had {
+		if block.Bits() == p.BlockLength && p.CIDR.Contains(block.Addr()) && isFree(block) {
+			return block, true
+		}
+	}
 	count := blockCount(p.CIDR, p.BlockLength)
-	start := hash(node) % count
+	start := hash(c.Node) % count
 	for i := range count {
-		block := blockAt(p.CIDR, p.BlockLength, (start+i)%count)
-		if !taken[block] && !slices.ContainsFunc(odd, block.Overlaps) {
+		if block := blockAt(p.CIDR, p.BlockLength, (start+i)%count); isFree(block) {
 			return block, true
 		}
 	}

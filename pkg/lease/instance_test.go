@@ -1,6 +1,7 @@
 package lease_test
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -102,7 +103,7 @@ func TestLastLeaseTakesTheRegistration(t *testing.T) {
 		if _, err := r.Join(t.Context(), &other); err == nil {
 			t.Errorf("with %d nodes in it the network could be changed", 2-i)
 		}
-		if err := r.Release(t.Context(), "pods", node); err != nil {
+		if err := errors.Join(r.Release(t.Context(), "pods", node), r.Forget(t.Context(), "pods")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -109,8 +109,8 @@ func TestVTEP(t *testing.T) {
 	}
 }
 
-// TestFresh: a lease is renewed in the last two thirds of its life, and when
-// it lasts longer than it should.
+// TestFresh: a lease is renewed when between two thirds and half of its life are
+// left, and when it lasts longer than it should.
 func TestFresh(t *testing.T) {
 	t.Parallel()
 	at := time.Unix(1_700_000_000, 0)
@@ -123,7 +123,7 @@ func TestFresh(t *testing.T) {
 	}{
 		{"just written", time.Hour, at.Add(time.Hour), true},
 		{"just over two thirds left", time.Hour, at.Add(40*time.Minute + 1), true},
-		{"two thirds left", time.Hour, at.Add(40 * time.Minute), false},
+		{"less than half left", time.Hour, at.Add(30*time.Minute - 1), false},
 		{"expired", time.Hour, at.Add(-1), false},
 		{"longer than the TTL, which was shortened", time.Hour, at.Add(time.Hour + 1), false},
 		{"without end, though there is a TTL now", time.Hour, time.Time{}, false},
@@ -133,9 +133,39 @@ func TestFresh(t *testing.T) {
 		{"a TTL of 200 years, nearly over", 200 * year, at.Add(year), false},
 	} {
 		r := Registry{TTL: test.ttl, Now: func() time.Time { return at }}
-		if r.fresh(test.expires) != test.want {
+		if r.fresh("leases/pods/10.244.0.0-24", test.expires) != test.want {
 			t.Errorf("%s: fresh should be %t", test.name, test.want)
 		}
+	}
+}
+
+// TestRenewalsAreSpread: of nodes that claimed their blocks at one time, no more
+// than a few renew them at one time.
+func TestRenewalsAreSpread(t *testing.T) {
+	t.Parallel()
+	const ttl, blocks, steps = 24 * time.Hour, 10_000, 100
+	var now time.Time
+	r := Registry{TTL: ttl, Now: func() time.Time { return now }}
+	claimed := time.Unix(1_700_000_000, 0)
+	renewed, all := map[int]bool{}, 0
+	for step := range steps + 1 {
+		now = claimed.Add(ttl/3 + ttl/renewalSpread/steps*time.Duration(step))
+		due := 0
+		for i := range blocks {
+			block := blockAt(netip.MustParsePrefix("10.0.0.0/8"), 24, uint64(i))
+			l := Lease{Network: "pods", Block: block}
+			if !renewed[i] && !r.fresh(l.Key(), claimed.Add(ttl)) {
+				renewed[i] = true
+				due++
+			}
+		}
+		if due > 3*blocks/steps {
+			t.Errorf("%d of %d are renewed at step %d of %d", due, blocks, step, steps)
+		}
+		all += due
+	}
+	if all != blocks {
+		t.Errorf("%d of %d are renewed by half of their life", all, blocks)
 	}
 }
 

@@ -10,6 +10,7 @@ package lease
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,6 +52,9 @@ type Network struct {
 	// Pools are where nodes claim blocks as their pods need them, in the
 	// order given. None: a node has one block of each family.
 	Pools []Pool `json:"pools,omitempty"`
+	// PodCIDRs says that the blocks are those which Kubernetes allocates to
+	// its Nodes (spec.podCIDRs), instead of some that the nodes choose.
+	PodCIDRs bool `json:"podCIDRs,omitempty"`
 	// Windows says that nodes of Windows may join, which limits the VNI and
 	// the size of blocks.
 	Windows bool `json:"windows,omitempty"`
@@ -82,9 +86,30 @@ func (l BlockLength) Of(f Family) int {
 // Masquerade is about packets from pods to addresses outside their network.
 type Masquerade struct {
 	// Disabled: packets leave with the pod's own address.
-	Disabled bool `json:"disabled,omitempty"`
+	Disabled bool
 	// Exclude lists destinations which see the pod's own address.
+	Exclude []netip.Prefix
+}
+
+// masquerade is how people write it.
+type masquerade struct {
+	Enabled bool           `json:"enabled"`
 	Exclude []netip.Prefix `json:"exclude,omitempty"`
+}
+
+// MarshalJSON writes it as people do.
+func (m Masquerade) MarshalJSON() ([]byte, error) {
+	return json.Marshal(masquerade{!m.Disabled, m.Exclude})
+}
+
+// UnmarshalJSON reads it; without "enabled" it is.
+func (m *Masquerade) UnmarshalJSON(data []byte) error {
+	written := masquerade{Enabled: true}
+	if err := json.Unmarshal(data, &written); err != nil {
+		return err
+	}
+	*m = Masquerade{Disabled: !written.Enabled, Exclude: written.Exclude}
+	return nil
 }
 
 // FieldError is a field of a configuration with a value that can't be used.
@@ -188,6 +213,9 @@ func (n *Network) Validate() error {
 	}
 	if len(n.CIDRs) == 0 {
 		return Invalid("cidrs", "", "at least one CIDR is needed, here or in pools")
+	}
+	if n.PodCIDRs && n.Pooled() {
+		return Invalid("podCIDRs", true, "is not for networks with pools: their blocks come and go")
 	}
 	for _, f := range Families() {
 		if length := n.BlockLength.Of(f); n.Pooled() && length != 0 {
@@ -307,7 +335,7 @@ func (n *Network) ConflictsWith(other *Network) error {
 func (n *Network) Equal(other *Network) bool {
 	return n.Name == other.Name && n.BlockLength == other.BlockLength &&
 		n.VNI == other.VNI && n.Port == other.Port && n.MTU == other.MTU &&
-		n.Windows == other.Windows && n.Masquerade.Disabled == other.Masquerade.Disabled &&
+		n.Windows == other.Windows && n.PodCIDRs == other.PodCIDRs && n.Masquerade.Disabled == other.Masquerade.Disabled &&
 		slices.EqualFunc(n.Pools, other.Pools, func(a, b Pool) bool { return a.equal(&b) }) &&
 		slices.Equal(n.CIDRs, other.CIDRs) && slices.Equal(n.Masquerade.Exclude, other.Masquerade.Exclude)
 }

@@ -347,13 +347,13 @@ func TestWatchSeesPools(t *testing.T) {
 	if _, err := r.Join(t.Context(), &n); err != nil {
 		t.Fatal(err)
 	}
-	before := revision(t, r)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- r.Watch(ctx, "pods", before, cancel) }()
+	go func() { ended <- r.Watch(ctx, "pods", cancel) }()
 	n = pooled("pods", "10.1.0.0/24", "10.2.0.0/24")
-	if _, err := r.Join(t.Context(), &n); err != nil {
+	other := &lease.Registry{Store: r.Store}
+	if _, err := other.Join(t.Context(), &n); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, <-ended, context.Canceled)

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
@@ -46,11 +48,12 @@ func (r *Registry) Join(ctx context.Context, n *Network) (Network, error) {
 	return Network{}, fmt.Errorf("register network %s: lost %d races", n.Name, attempts)
 }
 
-// written is what a call of Join wrote, and over what.
+// written is what a call of Join or ApplyPeer wrote, and over what: nil where there
+// was nothing.
 type written struct {
 	key      string
 	revision store.Revision
-	before   *Network
+	before   []byte
 }
 
 // register writes a registration: a new one, or one with more pools.
@@ -69,13 +72,15 @@ func (r *Registry) register(ctx context.Context, n *Network, have *registration)
 	}
 	value, err := json.Marshal(extended)
 	if err == nil {
-		w.before = &have.Network
+		w.before, err = json.Marshal(have.Network)
+	}
+	if err == nil {
 		w.revision, err = r.Store.Update(ctx, w.key, value, have.revision)
 	}
 	return w, err
 }
 
-// undo takes back what Join wrote, unless others have changed it since.
+// undo takes back what was written, unless others have changed it since.
 func (r *Registry) undo(ctx context.Context, w *written) error {
 	if w == nil {
 		return nil
@@ -83,10 +88,7 @@ func (r *Registry) undo(ctx context.Context, w *written) error {
 	if w.before == nil {
 		return r.Store.Delete(ctx, w.key, w.revision)
 	}
-	value, err := json.Marshal(w.before)
-	if err == nil {
-		_, err = r.Store.Update(ctx, w.key, value, w.revision)
-	}
+	_, err := r.Store.Update(ctx, w.key, w.before, w.revision)
 	return err
 }
 
@@ -100,6 +102,9 @@ func admit(n *Network, registered []registration) (joined Network, have *registr
 			continue
 		}
 		have = &registered[i]
+		if have.problem != nil {
+			return joined, have, fmt.Errorf("%w: network %s is registered, and can't be used: %w", ErrConflict, n.Name, have.problem)
+		}
 		difference := n.difference(&have.Network)
 		if difference == "" {
 			joined, difference = n.extended(&have.Network)
@@ -111,7 +116,7 @@ func admit(n *Network, registered []registration) (joined Network, have *registr
 	}
 	for i := range registered {
 		other := &registered[i]
-		if other.Name == n.Name || have != nil && have.covers(n) && have.revision < other.revision {
+		if other.Name == n.Name || other.problem != nil || have != nil && have.covers(n) && have.seniority.before(other.seniority) {
 			continue
 		}
 		if err := n.ConflictsWith(&other.Network); err != nil {
@@ -131,7 +136,7 @@ func (n *Network) difference(registered *Network) string {
 		name       string
 		there, own any
 	}
-	values := []value{{"vni", registered.VNI, n.VNI}, {"port", registered.Port, n.Port}, {"windows", registered.Windows, n.Windows}}
+	values := []value{{"vni", registered.VNI, n.VNI}, {"port", registered.Port, n.Port}, {"windows", registered.Windows, n.Windows}, {"podCIDRs", registered.PodCIDRs, n.PodCIDRs}}
 	if !n.Pooled() && !registered.Pooled() {
 		values = append(values, value{"cidrs", registered.CIDRs, n.CIDRs}, value{"blockLength", registered.BlockLength, n.BlockLength})
 	}
@@ -143,9 +148,9 @@ func (n *Network) difference(registered *Network) string {
 	return ""
 }
 
-// forget removes the registration of a network that nobody has leases of. A
+// Forget removes the registration of a network that nobody has leases of. A
 // node that joins at the same time registers it again at its next sync.
-func (r *Registry) forget(ctx context.Context, network string) error {
+func (r *Registry) Forget(ctx context.Context, network string) error {
 	leases, _, err := r.list(ctx, network)
 	if err != nil || len(leases) > 0 {
 		return err
@@ -160,8 +165,25 @@ func (r *Registry) forget(ctx context.Context, network string) error {
 	return nil
 }
 
-// Networks lists the registered networks, sorted by name.
+// Networks lists the registered networks that can be used, as far as they
+// themselves go, sorted by name. Registered has the others as well.
 func (r *Registry) Networks(ctx context.Context) ([]Network, error) {
+	registered, err := r.networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	networks := make([]Network, 0, len(registered))
+	for i := range registered {
+		if registered[i].problem == nil {
+			networks = append(networks, registered[i].Network)
+		}
+	}
+	return networks, nil
+}
+
+// Registered lists what is registered, as far as it can be read, sorted by name.
+// Network says of one whether it can be used.
+func (r *Registry) Registered(ctx context.Context) ([]Network, error) {
 	registered, err := r.networks(ctx)
 	if err != nil {
 		return nil, err
@@ -173,27 +195,112 @@ func (r *Registry) Networks(ctx context.Context) ([]Network, error) {
 	return networks, nil
 }
 
+// WatchNetworks calls changed whenever networks may have come, gone or changed
+// since the registry read them.
+func (r *Registry) WatchNetworks(ctx context.Context, changed func()) error {
+	after, err := r.since(ctx, networkPrefix)
+	if err != nil {
+		return err
+	}
+	return r.Store.Watch(ctx, networkPrefix, after, func(store.Event) error {
+		changed()
+		return nil
+	})
+}
+
+// Network returns a registered network, with its defaults. The error wraps
+// store.ErrNotFound where there is none, and ErrConflict where another one is in
+// its way.
+func (r *Registry) Network(ctx context.Context, name string) (Network, error) {
+	registered, err := r.networks(ctx)
+	if err != nil {
+		return Network{}, err
+	}
+	at := slices.IndexFunc(registered, func(o registration) bool { return o.Name == name })
+	if at < 0 {
+		return Network{}, fmt.Errorf("network %s: %w", name, store.ErrNotFound)
+	}
+	n := &registered[at]
+	if n.problem != nil {
+		return Network{}, n.problem
+	}
+	for i := range registered {
+		o := &registered[i]
+		if i == at || o.problem != nil {
+			continue
+		}
+		problem := n.ConflictsWith(&o.Network)
+		if problem == nil {
+			continue
+		}
+		first, err := r.first(ctx, n, o)
+		if err != nil {
+			return Network{}, err
+		}
+		if !first {
+			return Network{}, fmt.Errorf("%w: %w", ErrConflict, problem)
+		}
+	}
+	return n.Network, nil
+}
+
+// first says which of two networks that exclude each other stays: one that has
+// leases before one that has none, else the senior one.
+func (r *Registry) first(ctx context.Context, n, other *registration) (bool, error) {
+	ours, _, err := r.list(ctx, n.Name)
+	if err != nil {
+		return false, err
+	}
+	theirs, _, err := r.list(ctx, other.Name)
+	if err != nil {
+		return false, err
+	}
+	if (len(ours) > 0) != (len(theirs) > 0) {
+		return len(ours) > 0, nil
+	}
+	return n.seniority.before(other.seniority), nil
+}
+
 // registration is a network with the revision since which it is registered.
 type registration struct {
 	Network
-	revision store.Revision
+	revision  store.Revision
+	seniority seniority
+	// problem is why nobody can use it: people write them by hand.
+	problem error
 }
 
 func (r *Registry) networks(ctx context.Context) ([]registration, error) {
-	entries, _, err := r.Store.List(ctx, networkPrefix)
+	entries, _, err := r.entries(ctx, networkPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list networks: %w", err)
 	}
-	networks := make([]registration, 0, len(entries))
-	for _, e := range entries {
-		var n Network
-		if err := json.Unmarshal(e.Value, &n); err != nil {
-			return nil, fmt.Errorf("decode %s: %w: %w", e.Key, store.ErrCorrupt, err)
-		}
-		if networkPrefix+n.Name != e.Key {
-			return nil, fmt.Errorf("decode %s: %w: it is about network %q", e.Key, store.ErrCorrupt, n.Name)
-		}
-		networks = append(networks, registration{n, e.Revision})
+	networks := make([]registration, len(entries))
+	for i, e := range entries {
+		networks[i] = decodeNetwork(e)
 	}
 	return networks, nil
+}
+
+// decodeNetwork reads a network as it is stored. One without a name has its
+// key's, and one that can't be used says so by itself.
+func decodeNetwork(e store.Entry) registration {
+	name := strings.TrimPrefix(e.Key, networkPrefix)
+	var written *Network
+	err := json.Unmarshal(e.Value, &written)
+	if err == nil && written == nil {
+		err = errors.New("it is empty")
+	}
+	if err == nil && written.Name != "" && written.Name != name {
+		err = fmt.Errorf("it is about network %q", written.Name)
+	}
+	if err != nil {
+		return registration{Network{Name: name}, e.Revision, seniorityOf(&e), fmt.Errorf("decode %s: %w: %w: %w", e.Key, ErrInvalid, store.ErrCorrupt, err)}
+	}
+	n := written.Complete()
+	n.Name = name
+	if err := n.Validate(); err != nil {
+		return registration{n, e.Revision, seniorityOf(&e), fmt.Errorf("%w: network %s: %w", ErrInvalid, name, err)}
+	}
+	return registration{n, e.Revision, seniorityOf(&e), nil}
 }

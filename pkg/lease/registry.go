@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/overlay-cni/overlay-cni/pkg/store"
 )
 
@@ -36,6 +34,8 @@ var (
 	// ErrConflict: the network is registered differently, or another
 	// registered network can't be used beside it.
 	ErrConflict = errors.New("network conflict")
+	// ErrInvalid: what is registered can't be used as it is.
+	ErrInvalid = errors.New("registration is invalid")
 	// ErrLost: a lease is no longer ours.
 	ErrLost = errors.New("lease is lost")
 )
@@ -56,6 +56,7 @@ type Registry struct {
 	// Elapsed is a clock that nobody sets; nil: the time of this process.
 	Elapsed func() time.Duration
 
+	read    read
 	watched watched
 }
 
@@ -69,6 +70,12 @@ type Claim struct {
 	// Labels are the node's, by which pools select it.
 	Labels map[string]string
 	VTEP   VTEP
+	// Given are the blocks that the cluster has allocated to the node, which
+	// it claims of a network with PodCIDRs.
+	Given []netip.Prefix
+	// Had are blocks that the node had before, and has pods in, perhaps: where
+	// the store lost their leases, it takes these before others.
+	Had []netip.Prefix
 }
 
 // lease is the claim of one block.
@@ -84,42 +91,20 @@ type View struct {
 	Revision store.Revision
 }
 
-// View lists all leases of a network.
+// View lists the leases of a network, those that are in force: when a lease has
+// expired for longer than the fence, nobody may use its block.
 func (r *Registry) View(ctx context.Context, network string) (View, error) {
 	held, revision, err := r.list(ctx, network)
 	if err != nil {
 		return View{}, err
 	}
-	view := View{Revision: revision, Leases: make([]Lease, len(held))}
+	view, fenced := View{Revision: revision, Leases: make([]Lease, 0, len(held))}, r.fenced()
 	for i := range held {
-		view.Leases[i] = held[i].Lease
+		if !held[i].Expired(fenced) {
+			view.Leases = append(view.Leases, held[i].Lease)
+		}
 	}
 	return view, nil
-}
-
-// Watch calls changed whenever leases of the network, or its registration, may
-// have changed since the revision. It returns when ctx ends, or with what ended
-// the watch.
-func (r *Registry) Watch(ctx context.Context, network string, after store.Revision, changed func()) error {
-	watches, ctx := errgroup.WithContext(ctx)
-	watches.Go(func() error {
-		return r.Store.Watch(ctx, leasePrefix(network), after, func(store.Event) error {
-			changed()
-			return nil
-		})
-	})
-	watches.Go(func() error {
-		return r.Store.Watch(ctx, networkPrefix, after, func(e store.Event) error {
-			if e.Key == networkPrefix+network {
-				changed()
-			}
-			return nil
-		})
-	})
-	if err := watches.Wait(); err != nil {
-		return fmt.Errorf("watch leases of network %s: %w", network, err)
-	}
-	return nil
 }
 
 // stored is a lease with the revision by which it may be replaced.
@@ -129,19 +114,12 @@ type stored struct {
 }
 
 func (r *Registry) list(ctx context.Context, network string) ([]stored, store.Revision, error) {
-	entries, revision, err := r.Store.List(ctx, leasePrefix(network))
+	entries, revision, err := r.entries(ctx, leasePrefix(network))
 	if err != nil {
 		return nil, 0, fmt.Errorf("list leases of network %s: %w", network, err)
 	}
-	leases := make([]stored, 0, len(entries))
-	for _, e := range entries {
-		l, err := decodeLease(e.Key, e.Value)
-		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
-		}
-		leases = append(leases, stored{l, e.Revision})
-	}
-	return leases, revision, nil
+	leases, err := r.decode(network, entries)
+	return leases, revision, err
 }
 
 // Acquire returns the node's leases of a network, at least one of each family of
@@ -188,6 +166,9 @@ func (r *Registry) acquire(ctx context.Context, c *Claim) ([]Lease, error) {
 			return nil, err
 		}
 		kept = append(kept, l)
+	}
+	if c.Network.PodCIDRs {
+		return r.claimGiven(ctx, c, kept, leases, nextIndex(own))
 	}
 	families := c.Network.familiesFor(c.Labels)
 	if len(families) == 0 && len(kept) == 0 {
@@ -322,8 +303,8 @@ func (r *Registry) ReleaseBlock(ctx context.Context, own *Lease) error {
 	return nil
 }
 
-// Release gives a node's leases of a network back, and with the last one the
-// network's registration. Only a node that no longer has pods may call it.
+// Release gives a node's leases of a network back. Only a node that no longer
+// has pods may call it.
 func (r *Registry) Release(ctx context.Context, network, node string) error {
 	leases, _, err := r.list(ctx, network)
 	if err != nil {
@@ -337,10 +318,7 @@ func (r *Registry) Release(ctx context.Context, network, node string) error {
 			}
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return r.forget(ctx, network)
+	return errors.Join(errs...)
 }
 
 func (r *Registry) now() time.Time {
@@ -358,13 +336,29 @@ func (r *Registry) expiry() time.Time {
 	return r.now().Add(r.TTL).UTC().Truncate(time.Second)
 }
 
-// fresh says whether an expiry needn't be put off yet.
-func (r *Registry) fresh(expires time.Time) bool {
+// fresh says whether a lease's expiry needn't be put off yet. When it must be
+// follows from the key: what was claimed at one time isn't renewed at one time.
+func (r *Registry) fresh(key string, expires time.Time) bool {
 	if r.TTL == 0 {
 		return expires.IsZero()
 	}
 	left := expires.Sub(r.now())
-	return left > r.TTL/3*2 && left <= r.TTL
+	spread := time.Duration(hash(key) % uint64(r.TTL/renewalSpread+1))
+	return left > r.TTL/3*2-spread && left <= r.TTL
+}
+
+// renewalSpread is the part of a lease's life over which renewals are spread.
+const renewalSpread = 6
+
+// lasting is the store for leases. One that can forgets them by itself, long
+// after anybody else might have taken the block: a node that never comes back
+// leaves nothing for people to clean up.
+func (r *Registry) lasting() store.Store {
+	const endless = 10 * 365 * 24 * time.Hour
+	if e, ok := r.Store.(store.Expirer); ok && r.TTL != 0 && r.TTL < endless {
+		return e.Expiring(2*r.TTL + r.now().Sub(r.fenced()))
+	}
+	return r.Store
 }
 
 // fenced is the time before which leases have expired for good.

@@ -20,13 +20,18 @@ func Node(n *intent.Node) []reconcile.Object {
 	return append(sysctls(n), vtep.Objects(&n.VTEP, n.Peers)...)
 }
 
-// sysctls let the node forward. A node that forwards IPv6 stops listening to
+// sysctls let the node forward. The VXLAN device takes packets that other nodes
+// forward, whoever sent them: machines outside the network may reach pods through
+// any node, and other nodes by the address of their underlay. A node that forwards IPv6 stops listening to
 // router advertisements unless it's told to go on (accept_ra 2), and would
 // lose its default route.
 func sysctls(n *intent.Node) []reconcile.Object {
 	var objects []reconcile.Object
 	if n.Underlay.AcceptsRA && slices.Contains(n.Families, lease.IPv6) {
 		objects = append(objects, kernel.Sysctl{Name: "net/ipv6/conf/" + n.Underlay.Interface + "/accept_ra", Value: "2"})
+	}
+	if n.Underlay.StrictSources && slices.Contains(n.Families, lease.IPv4) {
+		objects = append(objects, kernel.Sysctl{Name: "net/ipv4/conf/" + n.VTEP.Device + "/rp_filter", Value: "2"})
 	}
 	return append(objects, Forwarding(n.Families)...)
 }

@@ -105,6 +105,13 @@ func TestNode(t *testing.T) {
 		node("node-3", addrs("192.0.2.3"), "10.244.3.0/24")
 	announced := dual.seenFrom("192.0.2.1", "2001:db8::1")
 	announced.Underlay.AcceptsRA = true
+	strict := v4.seenFrom("192.0.2.1")
+	strict.Underlay.StrictSources = true
+	external := dual.seenFrom("192.0.2.1", "2001:db8::1")
+	external.External = []lease.ExternalPeer{{
+		Name: "vm", Network: "pods", CIDRs: prefixes("10.50.0.0/24", "fd00:50::7/128"),
+		VTEP: lease.VTEP{Underlay: addrs("192.0.2.50"), MAC: ether.Local([5]byte{4: 50})},
+	}}
 	custom := newCluster("10.244.0.0/16").
 		node("node-1", addrs("192.0.2.1"), "10.244.1.0/24").
 		node("node-2", addrs("192.0.2.2"), "10.244.2.0/24")
@@ -118,6 +125,8 @@ func TestNode(t *testing.T) {
 		"node-several-leases":           pools.seenFrom("192.0.2.1"),
 		"node-unreachable-peer":         apart.seenFrom("192.0.2.1"),
 		"node-router-advertisements":    announced,
+		"node-strict-sources":           strict,
+		"node-external-peer":            external,
 		"node-custom-vni-port-mtu":      custom.seenFrom("192.0.2.1"),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -25,17 +25,21 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/netlinkplan"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
-	"github.com/overlay-cni/overlay-cni/pkg/store"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
 	"github.com/overlay-cni/overlay-cni/pkg/vtep"
 )
 
 // Network is one network on this node.
 type Network struct {
-	Spec     lease.Network
+	Spec lease.Network
+	// Stored says that the network is specified in the store, and Spec is what
+	// it was when this was made.
+	Stored   bool
 	Node     string
 	Instance string // the machine's own, whatever its name
 	Labels   map[string]string
+	// Given are the blocks that the cluster has allocated to the node.
+	Given    []netip.Prefix
 	Registry *lease.Registry
 	RunDir   string
 	Ledger   string // the file of the network's ledger
@@ -48,7 +52,10 @@ type Network struct {
 	Firewall   firewall.Firewall
 	Log        *slog.Logger
 
-	unreachable []string // as last warned of
+	had         []netip.Prefix    // the node's blocks at the last sync
+	shown       map[string]string // what we think of what people wrote into the store
+	unreachable []string          // as last warned of
+	refused     string            // external peers that aren't used, as last told
 	once        sync.Once
 	keeper      *blocks.Keeper
 	audit       auditor
@@ -60,6 +67,10 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 	previous, fresh, err := n.previous(ctx)
 	if err != nil {
 		return nil, err
+	}
+	n.had = nil
+	if previous != nil {
+		n.had = previous.Blocks()
 	}
 	started, err := now()
 	if err != nil {
@@ -79,6 +90,9 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 		return nil, err
 	}
 	facts.Leases = view.Leases
+	if facts.External, err = n.external(ctx, view.Leases); err != nil {
+		return nil, err
+	}
 	want, err := intent.ForNode(facts)
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
@@ -92,7 +106,7 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 	}
 	state := &nodestate.State{
 		Network: facts.Network, Node: n.Node, Underlay: n.Underlay, Firewall: n.Firewall.Backend,
-		VTEP: want.VTEP, Expires: earliest(own), Revision: view.Revision, Problem: problem,
+		VTEP: want.VTEP, External: want.Firewall.External, Expires: earliest(own), Revision: view.Revision, Problem: problem,
 	}
 	state.Deadline = started.deadline(state.Expires, previous)
 	return state, nodestate.Write(n.RunDir, state)
@@ -105,21 +119,57 @@ func (n *Network) acquire(ctx context.Context) (*intent.Facts, []lease.Lease, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
-	facts := &intent.Facts{Network: n.Spec, Node: n.Node, Instance: n.Instance, Underlay: u}
+	spec := n.Spec
+	if n.Stored {
+		if spec, err = n.specified(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	facts := &intent.Facts{Network: spec, Node: n.Node, Instance: n.Instance, Underlay: u}
 	if err := facts.Validate(); err != nil { // before a lease is claimed for nothing
 		return nil, nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
 	}
-	if facts.Network, err = n.Registry.Join(ctx, &n.Spec); err != nil {
-		return nil, nil, err
+	if !n.Stored {
+		if facts.Network, err = n.Registry.Join(ctx, &n.Spec); err != nil {
+			return nil, nil, err
+		}
 	}
 	own, err := n.Registry.Acquire(ctx, n.claim(facts))
 	return facts, own, err
 }
 
+// specified returns the network as it stands in the store.
+func (n *Network) specified(ctx context.Context) (lease.Network, error) {
+	spec, err := n.Registry.Network(ctx, n.Spec.Name)
+	if err != nil && !errors.Is(err, lease.ErrConflict) && !errors.Is(err, lease.ErrInvalid) {
+		return spec, err
+	}
+	n.show(ctx, "network "+n.Spec.Name, fmt.Sprint(spec, err), func() error { return n.Registry.ReportNetwork(ctx, n.Spec.Name, err) })
+	return spec, err
+}
+
+// show shows in the store what we think of something there, when that has
+// changed. What couldn't be shown is by the next sync.
+func (n *Network) show(ctx context.Context, what, opinion string, report func() error) {
+	if n.shown[what] == opinion {
+		return
+	}
+	if err := report(); err != nil {
+		if ctx.Err() == nil {
+			n.Log.Warn("a status isn't written", "of", what, "error", err)
+		}
+		return
+	}
+	if n.shown == nil {
+		n.shown = map[string]string{}
+	}
+	n.shown[what] = opinion
+}
+
 // claim is what the node wants of the network.
 func (n *Network) claim(f *intent.Facts) *lease.Claim {
 	return &lease.Claim{
-		Network: f.Network, Node: n.Node, Instance: n.Instance, Labels: n.labels(),
+		Network: f.Network, Node: n.Node, Instance: n.Instance, Labels: n.labels(), Given: n.Given, Had: n.had,
 		VTEP: lease.VTEP{Underlay: f.Underlay.Addresses, MAC: f.Network.MAC(n.Node)},
 	}
 }
@@ -192,8 +242,18 @@ func (n *Network) Retire(ctx context.Context, v *vtep.Spec) error {
 		nodestate.Remove(n.RunDir, n.Spec.Name),
 		vtep.Remove(ctx, conn, v), conn.Close(),
 		n.Firewall.Remove(ctx, &rules),
-		n.Registry.Release(ctx, n.Spec.Name, n.Node),
+		n.leave(ctx),
 	)
+}
+
+// leave gives the node's leases back. The last node to leave a network that nodes
+// brought takes its registration along.
+func (n *Network) leave(ctx context.Context) error {
+	err := n.Registry.Release(ctx, n.Spec.Name, n.Node)
+	if err == nil && !n.Stored {
+		err = n.Registry.Forget(ctx, n.Spec.Name)
+	}
+	return err
 }
 
 // warn tells of peers that can't be reached, when that changed.
@@ -206,8 +266,19 @@ func (n *Network) warn(unreachable []string, local netip.Addr) {
 		"reason", "no underlay address of the family of "+local.String())
 }
 
-// apply makes the kernel and the packet filter agree with the intent.
+// apply makes the packet filter and the kernel agree with the intent, in this
+// order: what finds its way into the VXLAN must not be masqueraded any more.
 func (n *Network) apply(ctx context.Context, want *intent.Node) error {
+	changes, err := n.Firewall.Reconcile(ctx, &want.Firewall)
+	n.report(changes)
+	if err = errors.Join(err, n.program(ctx, want)); err != nil {
+		return fmt.Errorf("network %s: %w", n.Spec.Name, err)
+	}
+	return nil
+}
+
+// program makes the kernel agree with the intent.
+func (n *Network) program(ctx context.Context, want *intent.Node) error {
 	conn, err := kernel.Open()
 	if err != nil {
 		return err
@@ -218,15 +289,7 @@ func (n *Network) apply(ctx context.Context, want *intent.Node) error {
 	changes, err := reconcile.Settle(ctx, target, objects, reconcile.Owned)
 	n.report(changes)
 	err = kernel.Explain(err, kernel.VXLAN{Name: want.VTEP.Device, VNI: want.VTEP.VNI, Port: want.VTEP.Port})
-	if err = errors.Join(err, conn.Close()); err != nil {
-		return fmt.Errorf("network %s: %w", n.Spec.Name, err)
-	}
-	changes, err = n.Firewall.Reconcile(ctx, &want.Firewall)
-	n.report(changes)
-	if err != nil {
-		return fmt.Errorf("network %s: %w", n.Spec.Name, err)
-	}
-	return nil
+	return errors.Join(err, conn.Close())
 }
 
 func (n *Network) report(changes []reconcile.Change) {
@@ -249,11 +312,11 @@ func earliest(leases []lease.Lease) time.Time {
 // Name returns the network's name.
 func (n *Network) Name() string { return n.Spec.Name }
 
-// Watch calls changed when the network's leases have changed since a revision,
-// or the node needs another block.
-func (n *Network) Watch(ctx context.Context, after store.Revision, changed func()) error {
+// Watch calls changed when the network has changed since the last sync, or the
+// node needs another block.
+func (n *Network) Watch(ctx context.Context, changed func()) error {
 	watches, ctx := errgroup.WithContext(ctx)
-	watches.Go(func() error { return n.Registry.Watch(ctx, n.Spec.Name, after, changed) })
+	watches.Go(func() error { return n.Registry.Watch(ctx, n.Spec.Name, changed) })
 	if n.Spec.Pooled() {
 		watches.Go(func() error { return n.blocks().Watch(ctx, n.Ledger, changed) })
 	}

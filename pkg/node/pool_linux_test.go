@@ -233,7 +233,7 @@ func TestWatchSeesDemand(t *testing.T) {
 	woken := make(chan struct{}, 100)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- m.host.Do(func() error { return m.Watch(ctx, s.Revision, func() { woken <- struct{}{} }) })
+		ended <- m.host.Do(func() error { return m.Watch(ctx, func() { woken <- struct{}{} }) })
 	}()
 	l := m.ledger(t)
 	for i := 0; len(woken) == 0 && i < 14; i++ {

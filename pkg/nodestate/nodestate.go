@@ -36,6 +36,9 @@ type State struct {
 	Firewall firewall.Backend `json:"firewall,omitempty"`
 	// VTEP is what STATUS compares the device with.
 	VTEP vtep.Spec `json:"vtep"`
+	// External are the CIDRs behind external peers, which the packet filter
+	// knows.
+	External []netip.Prefix `json:"external,omitempty"`
 	// Expires is when the lease ends unless it is renewed; zero: never.
 	// Deadline is the same by the time since the machine was started, which
 	// nobody sets.

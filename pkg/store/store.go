@@ -46,6 +46,10 @@ type Entry struct {
 	Key      string
 	Value    []byte
 	Revision Revision
+	// Created is the greater the later the key was created, whatever was
+	// changed since; keys that were created within a second may have the same.
+	// Zero: the store doesn't know.
+	Created int64
 }
 
 // Event is a change of one key.
@@ -98,6 +102,27 @@ type Expirer interface {
 	// they write is removed, as if deleted, when it wasn't written again for
 	// about the time given. It isn't closed.
 	Expiring(ttl time.Duration) Store
+}
+
+// Condition is what became of an entry, for the people who look at it.
+type Condition struct {
+	// Type names it, such as Accepted.
+	Type   string
+	Status bool
+	// Reason is a word in CamelCase, Message a sentence.
+	Reason, Message string
+}
+
+// Accepted is the type of the condition by which an entry that people wrote says
+// whether it can be used.
+const Accepted = "Accepted"
+
+// Reporter is a store whose entries show conditions.
+type Reporter interface {
+	Store
+	// Report shows a condition of an entry. It writes nothing where that is
+	// shown already: of many nodes that see the same, one writes.
+	Report(ctx context.Context, key string, c Condition) error
 }
 
 // Limits of keys and values, the least of what the implementations allow.

@@ -26,7 +26,9 @@ func Find(name string) (intent.Underlay, error) {
 	if err != nil {
 		return intent.Underlay{}, err
 	}
-	u := intent.Underlay{Interface: link.Attrs().Name, MTU: link.Attrs().MTU, AcceptsRA: acceptsRA(link.Attrs().Name)}
+	u := intent.Underlay{
+		Interface: link.Attrs().Name, MTU: link.Attrs().MTU, AcceptsRA: acceptsRA(link.Attrs().Name), StrictSources: strictSources(),
+	}
 	for _, f := range lease.Families() {
 		a, err := address(link, f)
 		if err != nil {
@@ -65,18 +67,20 @@ func find(name string) (netlink.Link, error) {
 // goes over, IPv4 before IPv6.
 func defaultRoute() (int, error) {
 	for _, f := range lease.Families() {
-		routes, err := netlink.RouteListFiltered(number(f), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		var best netlink.Route
+		found := false
+		// There may be many thousand routes to peers, none of which is kept.
+		err := netlink.RouteListFilteredIter(number(f), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			if isDefault(&r) && (!found || r.Priority < best.Priority) {
+				best, found = r, true
+			}
+			return true
+		})
 		if err != nil {
 			return 0, fmt.Errorf("list %s routes: %w", f, err)
 		}
-		best := -1
-		for i := range routes {
-			if isDefault(&routes[i]) && (best < 0 || routes[i].Priority < routes[best].Priority) {
-				best = i
-			}
-		}
-		if best >= 0 {
-			return outgoing(&routes[best]), nil
+		if found {
+			return outgoing(&best), nil
 		}
 	}
 	return 0, fmt.Errorf("%w: there is no default route; set underlay.interface", ErrNone)
@@ -140,4 +144,16 @@ func number(f lease.Family) int {
 func acceptsRA(name string) bool {
 	value, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/accept_ra")
 	return err == nil && strings.TrimSpace(string(value)) != "0"
+}
+
+// strictSources says whether a new interface takes IPv4 packets from those alone
+// whom it leads to: rp_filter 1. The greater of the two counts, and 2 is lax.
+func strictSources() bool {
+	for _, name := range []string{"all", "default"} {
+		value, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/rp_filter")
+		if err == nil && strings.TrimSpace(string(value)) == "1" {
+			return true
+		}
+	}
+	return false
 }

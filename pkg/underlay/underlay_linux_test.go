@@ -119,3 +119,15 @@ func TestAcceptsRA(t *testing.T) {
 		}
 	}
 }
+
+func TestStrictSources(t *testing.T) {
+	t.Parallel()
+	for values, want := range map[[2]string]bool{
+		{"0", "0"}: false, {"1", "0"}: true, {"0", "1"}: true, {"2", "0"}: false, {"0", "2"}: false,
+	} {
+		u, err := find(t, "", "sysctl -qw net.ipv4.conf.all.rp_filter="+values[0]+" net.ipv4.conf.default.rp_filter="+values[1])
+		if err != nil || u.StrictSources != want {
+			t.Errorf("rp_filter %v: %t, %v", values, u.StrictSources, err)
+		}
+	}
+}

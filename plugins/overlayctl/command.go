@@ -15,6 +15,9 @@ import (
 type command struct {
 	name  string // one word or two
 	about string
+	// operand is what follows the name besides flags, as help calls it; "":
+	// nothing does. Once the flags are parsed it is their only argument.
+	operand string
 	// setup declares the flags, and returns what to do once they are parsed.
 	setup func(flags *flag.FlagSet) action
 }
@@ -49,15 +52,37 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("overlayctl "+c.name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	do := c.setup(flags)
-	if err := flags.Parse(rest); errors.Is(err, flag.ErrHelp) {
+	if err := c.parse(flags, rest); errors.Is(err, flag.ErrHelp) {
 		return c.help(flags, stdout)
 	} else if err != nil {
 		return usagef("%s: %v", c.name, err)
 	}
-	if flags.NArg() > 0 {
-		return usagef("%s: unknown argument %q", c.name, flags.Arg(0))
-	}
 	return do(ctx, stdout)
+}
+
+// parse parses the flags, which may stand before and after the operand.
+func (c *command) parse(flags *flag.FlagSet, rest []string) error {
+	if err := flags.Parse(rest); err != nil {
+		return err
+	}
+	var operands []string
+	for flags.NArg() > 0 {
+		operands = append(operands, flags.Arg(0))
+		if err := flags.Parse(flags.Args()[1:]); err != nil {
+			return err
+		}
+	}
+	wanted := 0
+	if c.operand != "" {
+		wanted = 1
+	}
+	if len(operands) > wanted {
+		return fmt.Errorf("unknown argument %q", operands[wanted])
+	}
+	if len(operands) < wanted {
+		return fmt.Errorf("%s is missing", c.operand)
+	}
+	return flags.Parse(append([]string{"--"}, operands...))
 }
 
 // find returns the command that the arguments begin with, and what follows.
@@ -98,7 +123,7 @@ func overview(stdout io.Writer) error {
 	fmt.Fprintln(t, "usage: overlayctl COMMAND [FLAGS]")
 	fmt.Fprintln(t)
 	for _, c := range commands() {
-		fmt.Fprintf(t, "  %s\t%s\n", c.name, c.about)
+		fmt.Fprintf(t, "  %s\t%s\n", strings.TrimSpace(c.name+" "+c.operand), c.about)
 	}
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "overlayctl help COMMAND lists a command's flags. The exit status is 0 when it did")
@@ -109,7 +134,7 @@ func overview(stdout io.Writer) error {
 
 // help lists a command's flags.
 func (c *command) help(flags *flag.FlagSet, stdout io.Writer) error {
-	_, err := fmt.Fprintf(stdout, "usage: overlayctl %s [FLAGS]\n\n%s\n\n", c.name, c.about)
+	_, err := fmt.Fprintf(stdout, "usage: overlayctl %s [FLAGS]\n\n%s\n\n", strings.TrimSpace(c.name+" "+c.operand), c.about)
 	flags.SetOutput(stdout)
 	flags.PrintDefaults()
 	return err

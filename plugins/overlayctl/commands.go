@@ -16,23 +16,26 @@ import (
 )
 
 func commands() []command {
-	return []command{
-		{"ipam show", "the node's blocks and who holds which address", func(flags *flag.FlagSet) action {
+	commands := []command{
+		{"ipam show", "the node's blocks and who holds which address", "", func(flags *flag.FlagSet) action {
 			c := ipamFlags(flags)
 			formatFlag(flags, c)
 			return c.with((*ctl.IPAM).Show)
 		}},
-		{"ipam audit", "where the ledger and the live interfaces differ; exit status 1 if they do", func(flags *flag.FlagSet) action {
+		{"ipam audit", "where the ledger and the live interfaces differ; exit status 1 if they do", "", func(flags *flag.FlagSet) action {
 			c := ipamFlags(flags)
 			formatFlag(flags, c)
 			return c.with((*ctl.IPAM).Audit)
 		}},
-		{"ipam rebuild", "make a corrupt or lost ledger anew from the live interfaces", func(flags *flag.FlagSet) action {
+		{"ipam rebuild", "make a corrupt or lost ledger anew from the live interfaces", "", func(flags *flag.FlagSet) action {
 			return ipamFlags(flags).with((*ctl.IPAM).Rebuild)
 		}},
-		{"lab demo", "three nodes on two segments, pods that reach each other over VXLAN (needs root)", labDemo},
-		{"version", "which source this was built from", version},
 	}
+	commands = append(commands, sharedCommands()...)
+	return append(commands,
+		command{"lab demo", "three nodes on two segments, pods that reach each other over VXLAN (needs root)", "", labDemo},
+		command{"version", "which source this was built from", "", version},
+	)
 }
 
 // node is a command about the node's addresses.

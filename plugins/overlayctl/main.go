@@ -1,6 +1,7 @@
 // Command overlayctl is the operator's tool: what a node's ledgers hold, whether
-// that is so, how to come back from a lost one; and the lab, hosts in network
-// namespaces of this machine that run the real binaries.
+// that is so, how to come back from a lost one; networks, external peers and leases
+// in the store that the nodes share; and the lab, hosts in network namespaces of
+// this machine that run the real binaries.
 package main
 
 import (

@@ -6,20 +6,16 @@ package main
 import (
 	"context"
 	"flag"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
-	"sigs.k8s.io/yaml"
-
-	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/daemon"
 )
 
 func main() {
-	path := flag.String("config", "/etc/overlay-cni/overlayd.yaml", "the configuration `file` (YAML or JSON)")
+	path := flag.String("config", daemon.DefaultConfig, "the configuration `file` (YAML or JSON)")
 	level := slog.LevelInfo
 	flag.TextVar(&level, "log-level", level, "the least `level` that is logged: debug, info, warn, error")
 	format := flag.String("log-format", "text", "how logs are written: text or json")
@@ -33,17 +29,9 @@ func main() {
 }
 
 func run(path string, log *slog.Logger) error {
-	data, err := os.ReadFile(path)
+	c, err := daemon.ReadConfig(path)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
-	data, err = yaml.YAMLToJSON(data)
-	if err != nil {
-		return fmt.Errorf("read configuration %s: %w", path, err)
-	}
-	c, err := config.ParseDaemon(data)
-	if err != nil {
-		return fmt.Errorf("read configuration %s: %w", path, err)
+		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

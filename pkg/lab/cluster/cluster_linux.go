@@ -85,11 +85,16 @@ func (c *Cluster) spec() (map[string]any, error) {
 }
 
 // Release gives a node's leases back, as an operator does who removes it.
-func (c *Cluster) Release(ctx context.Context, node string) (err error) {
+func (c *Cluster) Release(ctx context.Context, node string) error {
+	return c.Operate(func(r *lease.Registry) error { return r.Release(ctx, Network, node) })
+}
+
+// Operate does something in the cluster's store, as operators do.
+func (c *Cluster) Operate(do func(r *lease.Registry) error) (err error) {
 	s, err := local.Open(c.store, local.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	return (&lease.Registry{Store: s}).Release(ctx, Network, node)
+	return do(&lease.Registry{Store: s})
 }

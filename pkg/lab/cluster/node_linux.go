@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -85,6 +86,7 @@ func (n *Node) writeDaemonConfig() (string, error) {
 	for name, value := range n.Daemon {
 		config[name] = value
 	}
+	maps.DeleteFunc(config, func(_ string, value any) bool { return value == nil })
 	data, err := json.MarshalIndent(config, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("encode configuration of overlayd: %w", err)

@@ -65,6 +65,12 @@ func On(t testing.TB, l *lab.Lab, members int) *Cluster {
 	return c.start(t, members)
 }
 
+// Start starts an etcd on hosts of a lab for who is no test. It ends with the lab.
+func Start(ctx context.Context, l *lab.Lab, members int) (*Cluster, error) {
+	c := &Cluster{Lab: l}
+	return c, c.launch(ctx, members)
+}
+
 // NewSecure starts an etcd of one member that wants certificates of its clients.
 func NewSecure(t testing.TB) *Cluster {
 	t.Helper()
@@ -74,17 +80,33 @@ func NewSecure(t testing.TB) *Cluster {
 
 func (c *Cluster) start(t testing.TB, members int) *Cluster {
 	t.Helper()
-	must(t, c.add(members))
-	for _, m := range c.Members {
-		must(t, m.Start())
-		t.Cleanup(func() { must(t, m.Kill()) })
+	t.Cleanup(func() {
+		for _, m := range c.Members {
+			must(t, m.Kill())
+		}
+	})
+	must(t, c.launch(t.Context(), members))
+	return c
+}
+
+// launch starts the members, and waits until all serve.
+func (c *Cluster) launch(ctx context.Context, members int) error {
+	if err := c.add(members); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	for _, m := range c.Members {
+		if err := m.Start(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, m := range c.Members {
-		must(t, m.Wait(ctx))
+		if err := m.Wait(ctx); err != nil {
+			return err
+		}
 	}
-	return c
+	return nil
 }
 
 func must(t testing.TB, err error) {

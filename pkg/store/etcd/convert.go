@@ -17,7 +17,10 @@ import (
 
 // entry is a key with its value.
 func (s *Store) entry(kv *mvccpb.KeyValue) store.Entry {
-	return store.Entry{Key: strings.TrimPrefix(string(kv.Key), s.prefix), Value: kv.Value, Revision: store.Revision(kv.ModRevision)}
+	return store.Entry{
+		Key: strings.TrimPrefix(string(kv.Key), s.prefix), Value: kv.Value, Revision: store.Revision(kv.ModRevision),
+		Created: kv.CreateRevision,
+	}
 }
 
 // event is a change of a key.

@@ -22,7 +22,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultMaxSilence = 10 * time.Minute
-	DefaultChanges    = 4096
+	DefaultChanges    = 1024
 )
 
 // patience is how long a listing waits for the store to tell of a change that
@@ -51,12 +51,16 @@ type Store struct {
 
 	mu     sync.Mutex
 	closed bool
-	copies map[string]*replica // by prefix
-	heard  time.Time           // of the store
-	asked  string              // the prefix that was last checked
+	copies map[string]*replica      // by prefix
+	turns  map[string]chan struct{} // by prefix
+	heard  time.Time                // of the store
+	asked  string                   // the prefix that was last checked
 }
 
-var _ store.Expirer = (*Store)(nil)
+var (
+	_ store.Expirer  = (*Store)(nil)
+	_ store.Reporter = (*Store)(nil)
+)
 
 // New returns a mirror of a store, which it closes when it is closed.
 func New(under store.Store, o Options) *Store {
@@ -69,7 +73,7 @@ func New(under store.Store, o Options) *Store {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Store{under: under, Options: o, copies: map[string]*replica{}}
+	return &Store{under: under, Options: o, copies: map[string]*replica{}, turns: map[string]chan struct{}{}}
 }
 
 // Close ends all watches and closes the store.
@@ -116,6 +120,13 @@ func (s *Store) List(ctx context.Context, prefix string) ([]store.Entry, store.R
 	if err := s.check(ctx); err != nil {
 		return nil, 0, fmt.Errorf("list %s: %w", prefix, err)
 	}
+	turn := s.turn(prefix)
+	select { // who comes while another one lists finds what that one has listed
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done():
+		return nil, 0, fmt.Errorf("list %s: %w", prefix, ctx.Err())
+	}
 	if r := s.copy(prefix); r != nil && s.settle(ctx, prefix, r) {
 		entries, revision := r.list()
 		return entries, revision, nil
@@ -127,6 +138,16 @@ func (s *Store) List(ctx context.Context, prefix string) ([]store.Entry, store.R
 	s.hear()
 	s.follow(context.WithoutCancel(ctx), prefix, entries, revision)
 	return entries, revision, nil
+}
+
+// turn is what who lists a prefix holds.
+func (s *Store) turn(prefix string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.turns[prefix] == nil {
+		s.turns[prefix] = make(chan struct{}, 1)
+	}
+	return s.turns[prefix]
 }
 
 // settle waits until a replica shows all changes made through the mirror. One
@@ -207,6 +228,14 @@ func (s *Store) Expiring(ttl time.Duration) store.Store {
 		return &expiring{s, e.Expiring(ttl)}
 	}
 	return s
+}
+
+// Report implements store.Reporter: over a store that isn't one, nobody looks.
+func (s *Store) Report(ctx context.Context, key string, c store.Condition) error {
+	if r, ok := s.under.(store.Reporter); ok {
+		return r.Report(ctx, key, c)
+	}
+	return nil
 }
 
 // expiring is a mirror whose changes expire.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,6 +150,25 @@ func TestFrugal(t *testing.T) {
 	await(t, "another's change", func() bool { return slices.Contains(keys(t, m), "a/2") })
 	if lists, gets, watches := s.lists.Load(), s.gets.Load(), s.watches.Load(); lists != 1 || gets != 0 || watches != 1 {
 		t.Errorf("the store was asked for %d lists, %d gets, %d watches; want 1, 0, 1", lists, gets, watches)
+	}
+}
+
+// TestTogether: of many who list a prefix at once, one asks the store.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	m, s := spy(t, mirror.Options{})
+	create(t, s.Store, "a/1")
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			if entries, _, err := m.List(t.Context(), "a/"); err != nil || len(entries) != 1 {
+				t.Errorf("listed: %v %v", entries, err)
+			}
+		})
+	}
+	all.Wait()
+	if lists := s.lists.Load(); lists != 1 {
+		t.Errorf("the store was listed %d times, want once", lists)
 	}
 }
 
