@@ -1,8 +1,10 @@
 package etcd_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,11 +18,46 @@ import (
 // open opens a store of a cluster.
 func open(t *testing.T, c *etcdtest.Cluster, prefix string) *etcd.Store {
 	t.Helper()
-	s, err := etcd.Open(etcd.Options{Endpoints: c.Endpoints(), Prefix: prefix, Dial: c.Dial, RequestTimeout: 10 * time.Second})
+	return openBy(t, c, prefix, c.Dial)
+}
+
+func openBy(t *testing.T, c *etcdtest.Cluster, prefix string, dial func(context.Context, string) (net.Conn, error)) *etcd.Store {
+	t.Helper()
+	s, err := etcd.Open(etcd.Options{Endpoints: c.Endpoints(), Prefix: prefix, Dial: dial, RequestTimeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// latency is how long everything that a server sends is on its way.
+type latency struct{ atomic.Int64 }
+
+func (l *latency) set(d time.Duration) func() error {
+	return func() error {
+		l.Store(int64(d))
+		return nil
+	}
+}
+
+func (l *latency) dial(c *etcdtest.Cluster) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := c.Dial(ctx, address)
+		return &lateConn{conn, l}, err
+	}
+}
+
+type lateConn struct {
+	net.Conn
+	late *latency
+}
+
+func (c *lateConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if late := time.Duration(c.late.Load()); late > 0 {
+		<-time.After(late)
+	}
+	return n, err
 }
 
 // TestStore: three members, and a prefix for each test.
@@ -60,10 +97,11 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	var prefixes atomic.Int32
+	var late latency
 	backend := func(t *testing.T) func() store.Store {
 		t.Helper()
 		prefix := fmt.Sprintf("/fault%d/", prefixes.Add(1))
-		return func() store.Store { return open(t, c, prefix) }
+		return func() store.Store { return openBy(t, c, prefix, late.dial(c)) }
 	}
 	storetest.RunFaults(t, backend, []storetest.Fault{
 		{Name: "nothing", Break: func() error { return nil }},
@@ -75,6 +113,7 @@ func TestFaults(t *testing.T) {
 		{Name: "the leader hangs", Break: lead((*etcdtest.Member).Pause), Mend: func() error { return leader.Resume() }},
 		{Name: "all members hang", Break: each((*etcdtest.Member).Pause, c.Members...), Mend: each((*etcdtest.Member).Resume, c.Members...)},
 		{Name: "clients are cut off", Break: c.CutClients, Mend: c.MendClients},
+		{Name: "all is slow", Break: late.set(400 * time.Millisecond), Mend: late.set(0)},
 		{Name: "compaction", Break: func() error { return c.Compact(t.Context()) }},
 		{Name: "compaction while clients are cut off", Break: func() error {
 			if err := c.CutClients(); err != nil {
