@@ -24,7 +24,29 @@ var ErrRunning = errors.New("another overlayd is running")
 
 // Run runs the daemon until ctx ends. Running pods keep their network then:
 // nothing is taken down.
-func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) (err error) {
+func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) error {
+	return with(c, log, func(n *networks) error {
+		log.Info("overlayd starts", "node", c.Node.Name, "store", &c.Store)
+		a := &agent.Agent{Networks: n, Health: agent.NewHealth(c.Health, log), LeaseTTL: c.LeaseTTL, Log: log}
+		if n.member != nil {
+			a.Announce = n.member.announce
+		}
+		if err := a.Run(ctx); err != nil {
+			return err
+		}
+		log.Info("overlayd stops; running pods keep their network")
+		return nil
+	})
+}
+
+// Leave takes the node out of all networks for good: what the node has of them,
+// and its leases, which others may then have at once. Its pods must be gone.
+func Leave(ctx context.Context, c *config.Daemon, log *slog.Logger) error {
+	return with(c, log, func(n *networks) error { return n.leave(ctx) })
+}
+
+// with does something about the node's networks, as the only one on the node.
+func with(c *config.Daemon, log *slog.Logger, do func(*networks) error) (err error) {
 	for _, w := range c.Warnings {
 		log.Warn(w)
 	}
@@ -39,24 +61,14 @@ func Run(ctx context.Context, c *config.Daemon, log *slog.Logger) (err error) {
 	}
 	s := mirror.New(opened, mirror.Options{})
 	defer func() { err = errors.Join(err, s.Close()) }()
-	instance, err := node.Instance(c.Node.DataDir)
-	if err != nil {
+	n := &networks{config: c, registry: &lease.Registry{Store: s, TTL: c.LeaseTTL}, log: log, served: map[string]*node.Network{}}
+	if n.instance, err = node.Instance(c.Node.DataDir); err != nil {
 		return err
 	}
-	log.Info("overlayd starts", "node", c.Node.Name, "store", &c.Store)
-	n := &networks{
-		config: c, instance: instance, registry: &lease.Registry{Store: s, TTL: c.LeaseTTL}, log: log, served: map[string]*node.Network{},
-	}
-	a := &agent.Agent{Networks: n, Health: agent.NewHealth(c.Health, log), LeaseTTL: c.LeaseTTL, Log: log}
 	if k, ok := opened.(*kube.Store); ok {
 		n.member = &member{store: k, name: c.Node.Name, log: log}
-		a.Announce = n.member.announce
 	}
-	if err := a.Run(ctx); err != nil {
-		return err
-	}
-	log.Info("overlayd stops; running pods keep their network")
-	return nil
+	return do(n)
 }
 
 // alone makes sure that one daemon runs with a run directory.

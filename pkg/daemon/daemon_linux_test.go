@@ -455,3 +455,110 @@ func TestMasqueradeOfTheVXLANPort(t *testing.T) {
 		}
 	}
 }
+
+// TestLeave: a node is taken out for good when its pods are gone, and not before;
+// nothing of it is left, on the node and in the store, and others follow.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n1 := clustertest.Node(t, c, "n1", "a")
+	alone := snapshot(t, n1)
+	host, err := c.Lab.AddNode("n2", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n2 := cluster.Adopt(c, host)
+	before := snapshot(t, n2)
+	if err := n2.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(text string) {
+		t.Helper()
+		during := snapshot(t, n2)
+		if out, err := n2.Leave(t.Context()); err == nil || !strings.Contains(out, text) {
+			t.Errorf("leave: %v, want %q:\n%s", err, text, out)
+		}
+		if diff := during.Diff(snapshot(t, n2)); len(diff) > 0 {
+			t.Errorf("refused, leave changed:\n%s", strings.Join(diff, "\n"))
+		}
+	}
+	refused("another overlayd is running")
+	p := clustertest.Pod(t, n2, "p")
+	if err := n2.StopDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	refused("the node still has pods: 1 in network pods")
+	if err := p.Del(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if out, err := n2.Leave(t.Context()); err != nil {
+			t.Fatalf("leave: %v\n%s", err, out)
+		}
+	}
+	// Forwarding stays on, which others may need by now; the kernel shows it by
+	// anycast routes.
+	diff := slices.DeleteFunc(before.Diff(snapshot(t, n2)), func(line string) bool { return strings.Contains(line, " anycast ") })
+	if len(diff) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(diff, "\n"))
+	}
+	await(t, func() bool { return len(alone.Diff(snapshot(t, n1))) == 0 })
+}
+
+// TestNewAddress: a node that comes back with another underlay address keeps its
+// blocks and its pods, and the others reach them there.
+func TestNewAddress(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, cluster.Options{})
+	n1, n2 := clustertest.Node(t, c, "n1", "a"), clustertest.Node(t, c, "n2", "a")
+	p1, p2 := served(t, n1, "p1"), served(t, n2, "p2")
+	meet(t, p1, p2)
+	blocks := state(n2, "pods").Blocks()
+	if err := n2.StopDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	old := n2.IPv4()
+	next := netip.AddrFrom4([4]byte{172, 30, 1, 222})
+	if local := state(n2, "pods").VTEP.Local; local != old {
+		t.Fatalf("the VTEP is at %s, the node at %s", local, old)
+	}
+	uplink, gateway := uplinkOf(t, n2), defaultGateway(t, n2)
+	runIP(t, n2, "address", "delete", old.String()+"/24", "dev", uplink)
+	runIP(t, n2, "address", "add", next.String()+"/24", "dev", uplink)
+	runIP(t, n2, "route", "replace", "default", "via", gateway)
+	if err := n2.StartDaemon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(n2, "pods"); s.VTEP.Local != next || !slices.Equal(s.Blocks(), blocks) {
+		t.Errorf("the node has blocks %v behind %s, want %v behind %s", s.Blocks(), s.VTEP.Local, blocks, next)
+	}
+	await(t, func() bool {
+		_, err := p1.TCP(t.Context(), netip.AddrPortFrom(p2.Addresses()[0], port))
+		return err == nil
+	})
+	meet(t, p1, p2)
+	meet(t, p2, p1)
+	if strings.Contains(strings.Join(snapshot(t, n1), "\n"), old.String()) {
+		t.Errorf("n1 still knows %s", old)
+	}
+}
+
+// uplinkOf names a node's interface on the underlay, and defaultGateway the router
+// there.
+func uplinkOf(t *testing.T, n *cluster.Node) string { return routeField(t, n, "dev") }
+
+func defaultGateway(t *testing.T, n *cluster.Node) string { return routeField(t, n, "via") }
+
+func routeField(t *testing.T, n *cluster.Node, name string) string {
+	t.Helper()
+	out, err := n.Command(t.Context(), "ip", "-4", "route", "show", "default").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := strings.Fields(string(out))
+	at := slices.Index(words, name)
+	if at < 0 || at+1 == len(words) {
+		t.Fatalf("the default route is %q", out)
+	}
+	return words[at+1]
+}

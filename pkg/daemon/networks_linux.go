@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -49,12 +50,9 @@ func (n *networks) List(ctx context.Context) ([]agent.Network, error) {
 		}
 		maps.Copy(labels, n.config.Node.Labels)
 	}
-	specs := n.config.Networks
-	if n.stored() {
-		var err error
-		if specs, err = n.registry.Registered(ctx); err != nil {
-			return nil, err
-		}
+	specs, err := n.specs(ctx)
+	if err != nil {
+		return nil, err
 	}
 	listed, served := make([]agent.Network, len(specs)), make(map[string]*node.Network, len(specs))
 	for i := range specs {
@@ -68,6 +66,14 @@ func (n *networks) List(ctx context.Context) ([]agent.Network, error) {
 	}
 	n.served = served
 	return listed, nil
+}
+
+// specs are the networks to serve, as they are configured or registered.
+func (n *networks) specs(ctx context.Context) ([]lease.Network, error) {
+	if n.stored() {
+		return n.registry.Registered(ctx)
+	}
+	return n.config.Networks, nil
 }
 
 // network is one network on this node.
@@ -126,3 +132,37 @@ func (n *networks) Retire(ctx context.Context) error {
 	n.kept = kept
 	return nil
 }
+
+// leave retires all networks, or none of them while there are pods, and releases
+// what the store has of the node besides.
+func (n *networks) leave(ctx context.Context) error {
+	states, err := nodestate.List(n.config.Node.RunDir)
+	if err != nil {
+		return err
+	}
+	for _, s := range states {
+		pods, err := n.network(&s.Network).Pods()
+		if err == nil && pods > 0 {
+			err = fmt.Errorf("%w: %d in network %s", ErrPods, pods, s.Network.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := n.Retire(ctx); err != nil {
+		return err
+	}
+	specs, err := n.specs(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range specs { // of before a reboot, which leaves no state
+		if err := n.network(&specs[i]).Leave(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ErrPods says that the node still has pods.
+var ErrPods = errors.New("the node still has pods")

@@ -56,6 +56,7 @@ type Network struct {
 	shown       map[string]string // what we think of what people wrote into the store
 	unreachable []string          // as last warned of
 	refused     string            // external peers that aren't used, as last told
+	strangers   []netip.Addr      // as last seen
 	once        sync.Once
 	keeper      *blocks.Keeper
 	audit       auditor
@@ -93,6 +94,9 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 	if facts.External, err = n.external(ctx, view.Leases); err != nil {
 		return nil, err
 	}
+	if facts.Others, err = n.Registry.Networks(ctx); err != nil {
+		return nil, err
+	}
 	want, err := intent.ForNode(facts)
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", n.Spec.Name, err)
@@ -104,9 +108,10 @@ func (n *Network) Sync(ctx context.Context) (*nodestate.State, error) {
 		}
 		return nil, err
 	}
+	n.warnOfStrangers(&want.Firewall)
 	state := &nodestate.State{
 		Network: facts.Network, Node: n.Node, Underlay: n.Underlay, Firewall: n.Firewall.Backend,
-		VTEP: want.VTEP, External: want.Firewall.External, Expires: earliest(own), Revision: view.Revision, Problem: problem,
+		VTEP: want.VTEP, External: want.Firewall.External, Others: want.Firewall.Others, Expires: earliest(own), Revision: view.Revision, Problem: problem,
 	}
 	state.Deadline = started.deadline(state.Expires, previous)
 	return state, nodestate.Write(n.RunDir, state)
@@ -242,13 +247,13 @@ func (n *Network) Retire(ctx context.Context, v *vtep.Spec) error {
 		nodestate.Remove(n.RunDir, n.Spec.Name),
 		vtep.Remove(ctx, conn, v), conn.Close(),
 		n.Firewall.Remove(ctx, &rules),
-		n.leave(ctx),
+		n.Leave(ctx),
 	)
 }
 
-// leave gives the node's leases back. The last node to leave a network that nodes
+// Leave gives the node's leases back. The last node to leave a network that nodes
 // brought takes its registration along.
-func (n *Network) leave(ctx context.Context) error {
+func (n *Network) Leave(ctx context.Context) error {
 	err := n.Registry.Release(ctx, n.Spec.Name, n.Node)
 	if err == nil && !n.Stored {
 		err = n.Registry.Forget(ctx, n.Spec.Name)

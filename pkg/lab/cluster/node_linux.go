@@ -68,6 +68,16 @@ func (n *Node) LaunchDaemon(ctx context.Context) error {
 	return nil
 }
 
+// Leave takes the node, whose daemon is stopped, out of all networks.
+func (n *Node) Leave(ctx context.Context) (output string, err error) {
+	path, err := n.writeDaemonConfig()
+	if err != nil {
+		return "", err
+	}
+	out, err := n.Command(ctx, filepath.Join(n.cluster.options.Bin, "overlayd"), "-config", path, "leave").CombinedOutput()
+	return string(out), err
+}
+
 const health = "127.0.0.1:9480"
 
 func (n *Node) writeDaemonConfig() (string, error) {
