@@ -120,6 +120,11 @@ func TestBusyServer(t *testing.T) {
 	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("it was asked again after %s", took)
 	}
+	s, _ = scripted(t, kube.Options{RequestTimeout: 100 * time.Millisecond}, busy, busy, answer{status: 200, body: event("ADDED", record("a/x"))})
+	enough := errors.New("enough")
+	if err := s.Watch(t.Context(), "a/", 3, func(store.Event) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("watch: %v, want %v", err, enough)
+	}
 	s, script = scripted(t, kube.Options{RequestTimeout: 100 * time.Millisecond}, busy)
 	if _, err := s.Create(t.Context(), "a", nil); err == nil || !strings.Contains(err.Error(), "try again later") || len(script.requests()) != 1 {
 		t.Errorf("%v after %v", err, script.requests())

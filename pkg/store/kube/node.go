@@ -90,7 +90,7 @@ func (s *Store) WatchNode(ctx context.Context, name string, fn func(Node) error)
 			return fmt.Errorf("%s: %w", f.what, err)
 		}
 		n := o.node()
-		if t == watch.Deleted || n.equal(&last) && false {
+		if t == watch.Deleted || n.equal(&last) {
 			return nil
 		}
 		last = n

@@ -167,10 +167,15 @@ func testWatchNode(t *testing.T, s *kubetest.Server) {
 	config, _ := account(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	told, ended := make(chan kube.Node), make(chan error, 1)
+	c := client(t, s, kube.Options{Kubeconfig: config})
 	go func() {
-		ended <- client(t, s, kube.Options{Kubeconfig: config}).WatchNode(ctx, "watched", func(n kube.Node) error {
-			told <- n
-			return nil
+		ended <- c.WatchNode(ctx, "watched", func(n kube.Node) error {
+			select {
+			case told <- n:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		})
 	}()
 	next := func() kube.Node {

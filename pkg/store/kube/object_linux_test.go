@@ -119,7 +119,7 @@ func testFields(t *testing.T, s *kubetest.Server) {
 	full := leaseOf("fields.a-b", "n1", "fd00:1:2:3::/64")
 	full.Index, full.Notice = 3, &lease.Notice{Node: "n2", Instance: "i2", At: full.Expires}
 	plain := lease.Network{
-		Name: "fields", CIDRs: prefixes("10.1.0.0/16", "fd01::/48"), Windows: true, PodCIDRs: true, MTU: 1400,
+		Name: "fields", CIDRs: prefixes("10.1.0.0/16", "fd01::/48"), Windows: true, PodCIDRs: true, Open: true, MTU: 1400,
 		Masquerade: lease.Masquerade{Disabled: true, Exclude: prefixes("192.0.2.0/24")},
 	}.Complete()
 	pooled := lease.Network{Name: "fields.pooled", VNI: 16777215, Port: 65535, Pools: []lease.Pool{
