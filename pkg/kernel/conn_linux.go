@@ -20,7 +20,8 @@ type Conn struct {
 	namespace *os.File // nil: the namespace of the process
 	socket    *socket
 	seq       uint32
-	parts     int // in which the last answer with objects came
+	parts     int  // in which the last answer with objects came
+	large     bool // there was one in several parts
 }
 
 // Open connects to the kernel of the process's own network namespace.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ func (c *Conn) linkByName(name string) (netlink.Link, error) {
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	var link netlink.Link
 	err := c.query(req, unix.RTM_NEWLINK, func(m []byte) (err error) {
-		link, err = netlink.LinkDeserialize(nil, m)
+		link, err = netlink.LinkDeserialize(nil, bytes.Clone(m)) // it points into the message
 		return err
 	})
 	switch {
@@ -231,9 +232,12 @@ func (c *Conn) routes(on place) (objects []reconcile.Object, err error) {
 
 func (c *Conn) routesOf(family uint8, on place) (found []reconcile.Object, err error) {
 	req := c.request(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}})
+	msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}}
+	req.AddData(msg)
 	if on.index != 0 {
 		req.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(on.index))))
+	} else {
+		msg.Type = unix.RTN_BLACKHOLE // not all those to peers once more
 	}
 	err = c.dump(req, unix.RTM_NEWROUTE, func() { found = nil }, func(m []byte) error {
 		r, ok, err := decodeRoute(m, on)

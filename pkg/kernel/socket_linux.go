@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
@@ -12,8 +13,9 @@ import (
 // the kernel answers, and waking a thread through the runtime's poller for each
 // answer costs it a twentieth of an ADD.
 type socket struct {
-	fd     int
-	buffer []byte
+	fd       int
+	buffer   []byte
+	messages []syscall.NetlinkMessage // in the buffer
 }
 
 // timeoutSeconds bound how long the kernel may take for one answer, but not how
@@ -65,7 +67,8 @@ func (s *socket) send(requests []byte) error {
 	}
 }
 
-// receive waits for the next part of an answer. What it returns stays valid.
+// receive waits for the next part of an answer. What it returns is valid until it
+// is called again: a dump of many thousand entries leaves no garbage.
 func (s *socket) receive() ([]syscall.NetlinkMessage, error) {
 	for {
 		n, from, err := unix.Recvfrom(s.fd, s.buffer, 0)
@@ -80,12 +83,26 @@ func (s *socket) receive() ([]syscall.NetlinkMessage, error) {
 		if kernel, ok := from.(*unix.SockaddrNetlink); !ok || kernel.Pid != 0 {
 			continue // not from the kernel
 		}
-		messages, err := syscall.ParseNetlinkMessage(append([]byte(nil), s.buffer[:n]...))
-		if err != nil {
-			return nil, fmt.Errorf("parse netlink answer: %w", err)
-		}
-		return messages, nil
+		s.messages, err = parse(s.messages[:0], s.buffer[:n])
+		return s.messages, err
 	}
+}
+
+// parse appends the messages that an answer consists of, without copying them.
+func parse(messages []syscall.NetlinkMessage, b []byte) ([]syscall.NetlinkMessage, error) {
+	for len(b) >= unix.SizeofNlMsghdr {
+		h := syscall.NlMsghdr{
+			Len: binary.NativeEndian.Uint32(b), Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
+			Seq: binary.NativeEndian.Uint32(b[8:]), Pid: binary.NativeEndian.Uint32(b[12:]),
+		}
+		size := int(h.Len)
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return nil, fmt.Errorf("parse netlink answer: message of %d bytes within %d", size, len(b))
+		}
+		messages = append(messages, syscall.NetlinkMessage{Header: h, Data: b[unix.SizeofNlMsghdr:size]})
+		b = b[min(align(size), len(b)):]
+	}
+	return messages, nil
 }
 
 func (s *socket) close() error { return unix.Close(s.fd) }

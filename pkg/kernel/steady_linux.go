@@ -14,11 +14,14 @@ import (
 // forwarding entries and routes by their number in a table, and doesn't say so
 // when one that came or went between two parts of its answer has shifted the
 // rest: some are then missing, or there twice. So an answer in several parts
-// counts only if no change that it could be about was announced meanwhile.
-func (c *Conn) steady(group int, about func(change []byte) bool, dump func() ([]reconcile.Object, error)) ([]reconcile.Object, error) {
-	objects, err := dump()
-	if err != nil || c.parts < 2 {
-		return objects, err
+// counts only if no change that it could be about was announced meanwhile. After
+// the first of these all are listened to from their beginning.
+func (c *Conn) steady(group int, about func(change []byte) bool, dump func() ([]reconcile.Object, error)) (objects []reconcile.Object, err error) {
+	if !c.large {
+		if objects, err = dump(); err != nil || c.parts < 2 {
+			return objects, err
+		}
+		c.large = true
 	}
 	events, err := c.subscribe(group)
 	if err != nil {

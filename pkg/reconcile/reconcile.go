@@ -19,8 +19,9 @@ type Object interface {
 	// Key says which thing this is. It is a comparable value, and differs
 	// between kinds. Two objects of one key can't exist together.
 	Key() any
-	// Matches says whether what exists is as this object wants it. It may
-	// leave out what can't be seen, and what the object doesn't care for.
+	// Matches says whether what exists is as this object wants it: what equals
+	// it is. It may leave out what can't be seen, and what the object doesn't
+	// care for.
 	Matches(have Object) bool
 	// Rank orders kinds: what others depend on has the lower rank, is
 	// created first and removed last.
@@ -75,6 +76,7 @@ const (
 // is removed, foundations last. So at no time is less there than before and
 // after. Of several wanted objects with one key the last counts.
 func Diff(want, have []Object, scope Scope) []Change {
+	want, have = unsettled(want, have)
 	existing := make(map[any]Object, len(have))
 	for _, h := range have {
 		existing[h.Key()] = h
@@ -102,6 +104,34 @@ func Diff(want, have []Object, scope Scope) []Change {
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.Want.Rank(), b.Want.Rank()) })
 	slices.SortStableFunc(removals, func(a, b Change) int { return cmp.Compare(b.Have.Rank(), a.Have.Rank()) })
 	return append(changes, removals...)
+}
+
+// unsettled leaves out what is just as it's wanted, and that is nearly all: of
+// tens of thousands of objects no table by key is made. What is left has all
+// objects of the keys that it's about.
+func unsettled(want, have []Object) (unmet, odd []Object) {
+	settled := make(map[Object]bool, len(have)) // what exists: whether it's wanted
+	for _, h := range have {
+		settled[h] = false
+	}
+	open := map[any]bool{}
+	for _, w := range want {
+		if _, ok := settled[w]; ok {
+			settled[w] = true
+		} else {
+			open[w.Key()] = true
+		}
+	}
+	for _, h := range have {
+		if !settled[h] {
+			open[h.Key()] = true
+		}
+	}
+	if len(open) == 0 {
+		return nil, nil
+	}
+	isSettled := func(o Object) bool { return !open[o.Key()] }
+	return slices.DeleteFunc(slices.Clone(want), isSettled), slices.DeleteFunc(slices.Clone(have), isSettled)
 }
 
 // Target is a system, or a part of one, that can be looked at and changed.

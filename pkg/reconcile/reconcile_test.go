@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -69,6 +70,8 @@ func TestDiff(t *testing.T) {
 		{"others' things go where all is ours", objects(link), objects(at(0, "stale", 1)), reconcile.Owned, "missing: link=1; unexpected: stale=1"},
 		{"what differs is changed where things are shared", objects(at(0, "link", 2)), objects(link), reconcile.Shared, "differs: link=1, should be link=2"},
 		{"of two wanted with one key the last counts", objects(at(0, "link", 1), at(0, "link", 2)), nil, reconcile.Owned, "missing: link=2"},
+		{"what exists twice under one key, once as it should be", objects(at(0, "link", 1)), objects(at(0, "link", 1), at(0, "link", 2)), reconcile.Owned, "differs: link=2, should be link=1"},
+		{"the last of two with one key differs from what the first says", objects(at(0, "link", 1), at(0, "link", 2)), objects(at(0, "link", 1)), reconcile.Owned, "differs: link=1, should be link=2"},
 		{"the first of two with one key isn't compared", objects(at(0, "link", 1), at(0, "link", 2)), objects(at(0, "link", 2)), reconcile.Owned, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -77,6 +80,60 @@ func TestDiff(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.changes)
 			}
 		})
+	}
+}
+
+// TestDiffIsSimple: whatever there is and is wanted, the difference is that of
+// two tables by key.
+func TestDiffIsSimple(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		some := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) reconcile.Object {
+			name := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "name")
+			return at(int(name[0]), name, rapid.IntRange(1, 2).Draw(t, "value"))
+		}), 0, 6)
+		want := some.Draw(t, "want")
+		wanted, existing := map[any]reconcile.Object{}, map[any]reconcile.Object{}
+		for _, w := range want {
+			wanted[w.Key()] = w
+		}
+		for _, h := range some.Draw(t, "have") {
+			existing[h.Key()] = h
+		}
+		have := slices.Collect(maps.Values(existing))
+		changed, removed := map[any]reconcile.Change{}, map[any]bool{}
+		for _, c := range reconcile.Diff(want, have, reconcile.Owned) {
+			if c.Want == nil {
+				removed[c.Have.Key()] = true
+			} else if changed[c.Want.Key()] != (reconcile.Change{}) {
+				t.Fatalf("%s is changed twice", c.Want)
+			} else {
+				changed[c.Want.Key()] = c
+			}
+		}
+		for key, w := range wanted {
+			c, ok := changed[key]
+			if ok != (existing[key] != w) || ok && (c.Want != w || c.Have != existing[key]) {
+				t.Errorf("%s of %v: %t, %+v", w, existing[key], ok, c)
+			}
+		}
+		for key := range existing {
+			if removed[key] != (wanted[key] == nil) {
+				t.Errorf("%v is removed: %t", key, removed[key])
+			}
+		}
+	})
+}
+
+// TestDiffOfManyIsCheap: what is as it should be leaves no garbage, however much
+// it is.
+func TestDiffOfManyIsCheap(t *testing.T) {
+	var all []reconcile.Object
+	for i := range 10000 {
+		all = append(all, at(0, fmt.Sprint(i), 1))
+	}
+	if count := testing.AllocsPerRun(5, func() { reconcile.Diff(all, all, reconcile.Owned) }); count > 100 {
+		t.Errorf("%.0f allocations", count)
 	}
 }
 

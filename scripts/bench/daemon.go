@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -24,16 +25,21 @@ const daemonPatience = 20 * time.Second
 // health is where overlayd answers, on every node.
 const health = "127.0.0.1:9480"
 
+// errEnded says that a daemon died.
+var errEnded = errors.New("ended")
+
 type daemon struct {
 	bin   string
 	node  *lab.Node
 	dir   string // its own
-	store string // that of all nodes
+	store string // that of all nodes: a folder
+	etcd  *etcd  // in its place
 	// networks are what the daemon keeps.
 	networks []object
 
 	command *lab.Command
 	output  bytes.Buffer
+	ended   chan error
 }
 
 // serves makes the configuration list of a plugin that is served by the daemon,
@@ -47,12 +53,24 @@ func (d *daemon) serves(name string, i int) (contender, error) {
 
 // start runs the daemon and waits until it is ready.
 func (d *daemon) start(ctx context.Context) error {
+	if err := d.launch(ctx); err != nil {
+		return err
+	}
+	return d.await(ctx)
+}
+
+// launch runs the daemon.
+func (d *daemon) launch(ctx context.Context) error {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return fmt.Errorf("start overlayd: %w", err)
 	}
+	store := object{"type": "local", "path": d.store}
+	if d.etcd != nil {
+		store = object{"type": "etcd", "endpoints": d.etcd.cluster.Endpoints(), "prefix": d.etcd.prefix}
+	}
 	config, err := json.Marshal(object{ // which is YAML, too
 		"node": d.node.Name(), "runDir": filepath.Join(d.dir, "run"), "dataDir": filepath.Join(d.dir, "data"),
-		"store": object{"type": "local", "path": d.store}, "health": health, "networks": d.networks,
+		"store": store, "health": health, "networks": d.networks,
 	})
 	if err != nil {
 		return fmt.Errorf("encode configuration of overlayd: %w", err)
@@ -68,11 +86,17 @@ func (d *daemon) start(ctx context.Context) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- d.command.Wait() }()
-	return d.await(ctx, ended)
+	d.ended = ended
+	return nil
 }
 
+func (d *daemon) pid() int { return d.command.Process.Pid }
+
+// stop ends the daemon as a service manager does.
+func (d *daemon) stop() error { return stop(d.command) }
+
 // await asks the daemon until it says that it is ready.
-func (d *daemon) await(ctx context.Context, ended <-chan error) error {
+func (d *daemon) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, daemonPatience)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -84,8 +108,8 @@ func (d *daemon) await(ctx context.Context, ended <-chan error) error {
 		}
 		select {
 		case <-again.C:
-		case err := <-ended:
-			return fmt.Errorf("overlayd on %s ended: %w\n%s", d.node.Name(), err, d.output.String())
+		case err := <-d.ended:
+			return fmt.Errorf("overlayd on %s %w: %w\n%s", d.node.Name(), errEnded, err, d.output.String())
 		case <-ctx.Done():
 			return fmt.Errorf("overlayd on %s is not ready: %w", d.node.Name(), ctx.Err())
 		}

@@ -2,7 +2,7 @@
 
 // Command bench measures this project side by side with upstream's plugins.
 //
-//	bench [flags] [start|cni|parallel|dataplane|all]
+//	bench [flags] [start|cni|parallel|ipam|dataplane|scale|all]
 //
 // Times on a machine that does other things mean little, so whatever is
 // compared is measured in turns, in an order that is new in each round, and the
@@ -35,6 +35,7 @@ type options struct {
 	slice                time.Duration
 	family, traffic      string
 	setups               string
+	idle                 time.Duration
 	cpu                  int
 	role                 string
 	sections             []string
@@ -79,6 +80,7 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.family, "family", "ipv4", "dataplane: ipv4 or ipv6 between pods")
 	f.StringVar(&o.setups, "setups", "ours,plain,masquerade", "dataplane: what is measured: ours, plain, masquerade, norules, routed, plain+`FILE` (for nft -f)")
 	f.StringVar(&o.traffic, "traffic", everyTraffic, "dataplane: the `kinds` of traffic")
+	f.DurationVar(&o.idle, "idle", 2*time.Minute, "peers: how long it is measured what a daemon takes in quiet times")
 	f.IntVar(&o.cpu, "cpu", -1, "dataplane: the `CPU` that everything runs on (default: the last)")
 	f.StringVar(&o.role, "role", "", "internal: what this process is within a measurement")
 	for len(args) > 0 {
@@ -91,11 +93,14 @@ func parse(args []string) (*options, error) {
 		}
 	}
 	if len(o.sections) == 0 || slices.Contains(o.sections, "all") {
-		o.sections = []string{"start", "cni", "parallel", "ipam", "dataplane"}
+		o.sections = []string{"start", "cni", "parallel", "ipam", "dataplane", "scale"}
+	}
+	if i := slices.Index(o.sections, "scale"); i >= 0 {
+		o.sections = slices.Replace(o.sections, i, i+1, "peers", "flanneld", "crowd")
 	}
 	for _, name := range o.sections {
 		if measurements()[name] == nil {
-			return nil, fmt.Errorf("no section %q; there are start, cni, parallel, ipam, dataplane and all", name)
+			return nil, fmt.Errorf("no section %q; there are start, cni, parallel, ipam, dataplane, scale (peers, flanneld, crowd) and all", name)
 		}
 	}
 	if o.family != "ipv4" && o.family != "ipv6" {
@@ -121,6 +126,7 @@ type measure func(ctx context.Context, o *options, dir string) (*section, error)
 func measurements() map[string]measure {
 	return map[string]measure{
 		"start": measureStart, "cni": measureCNI, "parallel": measureParallel, "ipam": measureIPAM, "dataplane": measureDataplane,
+		"peers": measurePeers, "flanneld": measureFlanneld, "crowd": measureCrowd,
 	}
 }
 
