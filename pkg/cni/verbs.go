@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -41,7 +42,7 @@ func (p *Plugin) add(c *call) (err error) {
 	if err != nil {
 		return err
 	}
-	pod := podIntent(c, &given, state.VTEP.MTU)
+	pod := podIntent(c, &given, state)
 	if err := attacher.Attach(c.ctx, pod); err != nil {
 		return errors.Join(err, p.undo(c))
 	}
@@ -85,13 +86,26 @@ func (p *Plugin) finish(c *call, pod *intent.Pod, given *allocation, previous *r
 }
 
 // podIntent puts together what the attachment should be.
-func podIntent(c *call, given *allocation, mtu int) *intent.Pod {
-	pod := &intent.Pod{Attachment: c.attachment(), Addresses: given.addresses, MTU: mtu, MAC: c.mac(), Routes: given.routes}
+func podIntent(c *call, given *allocation, state *nodestate.State) *intent.Pod {
+	pod := &intent.Pod{Attachment: c.attachment(), Addresses: given.addresses, MTU: state.VTEP.MTU, MAC: c.mac(), Routes: given.routes}
 	if pod.Routes == nil {
 		pod.Routes = everything(given.addresses)
+		if pod.Interface != firstInterface { // whose default route wins
+			pod.Routes = append(pod.Routes, reached(state.Network.CIDRs, given.addresses)...)
+		}
 	}
 	return pod
 }
+
+// reached are those of the CIDRs for which a pod has an address of their family.
+func reached(cidrs []netip.Prefix, addresses []netip.Addr) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(cidrs), func(p netip.Prefix) bool {
+		return !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return lease.FamilyOf(a) == lease.FamilyOf(p.Addr()) })
+	})
+}
+
+// firstInterface is what runtimes call the interface that a pod has in any case.
+const firstInterface = "eth0"
 
 // mac is the Ethernet address that ADD gives the pod's end.
 func (c *call) mac() ether.Addr {

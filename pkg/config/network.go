@@ -35,6 +35,7 @@ func network(d *decoder, name string) (lease.Network, error) {
 	}
 	field(d, "podCIDRs", "true or false", &n.PodCIDRs)
 	field(d, "windows", "true or false", &n.Windows)
+	field(d, "open", "true or false", &n.Open)
 	if lengths, ok := d.objectOf("blockLength", `an object such as {"ipv4": 24, "ipv6": 64}`); ok {
 		if v, ok := lengths.number("ipv4", 1, 30); ok {
 			n.BlockLength.IPv4 = int(v)

@@ -55,6 +55,7 @@ func networkMistakes() []mistake {
 		{"an exclusion that isn't a CIDR", `{` + cidrs + `, "masquerade": {"exclude": ["lan"]}}`, "masquerade.exclude[0]", "lan"},
 		{"an exclusion with bits beyond its length", `{` + cidrs + `, "masquerade": {"exclude": ["10.0.0.0/8", "192.168.1.0/16"]}}`, "masquerade.exclude[1]", "192.168.1.0/16"},
 		{"an IPv4-mapped exclusion", `{` + cidrs + `, "masquerade": {"exclude": ["::ffff:10.0.0.0/104"]}}`, "masquerade.exclude[0]", "::ffff:10.0.0.0/104"},
+		{"open by a word", `{` + cidrs + `, "open": "yes"}`, "open", "yes"},
 		{"the last of two fields counts", `{` + cidrs + `, "vni": 5000, "vni": 0}`, "vni", "0"},
 	}
 }
@@ -137,10 +138,10 @@ func TestParseNetwork(t *testing.T) {
 		},
 		{
 			"everything",
-			`{"cidrs": ["10.0.0.0/8", "fd00:10::/32"], "blockLength": {"ipv4": 26, "ipv6": 122}, "vni": 16777215, "port": 8472,
+			`{"cidrs": ["10.0.0.0/8", "fd00:10::/32"], "blockLength": {"ipv4": 26, "ipv6": 122}, "vni": 16777215, "port": 8472, "open": true,
 			  "mtu": 8950, "masquerade": {"enabled": false, "exclude": ["192.168.0.0/16", "2001:db8::/32"]}}`,
 			lease.Network{
-				VNI: 16777215, Port: 8472, MTU: 8950, CIDRs: prefixes("10.0.0.0/8", "fd00:10::/32"),
+				VNI: 16777215, Port: 8472, MTU: 8950, Open: true, CIDRs: prefixes("10.0.0.0/8", "fd00:10::/32"),
 				BlockLength: lease.BlockLength{IPv4: 26, IPv6: 122},
 				Masquerade:  lease.Masquerade{Disabled: true, Exclude: prefixes("192.168.0.0/16", "2001:db8::/32")},
 			},

@@ -8,10 +8,14 @@
 //   - no tracking of packets from pod to pod, unless the flow was translated
 //     (a Service, a hostPort), for then the replies must find their entry;
 //   - forwarding of the network's packets, where the node's iptables would drop
-//     them.
+//     them;
+//   - isolation: packets from the network's pods to those of another network are
+//     dropped, unless both are open;
+//   - VXLAN packets of the network are taken from its peers alone.
 //
 // Rules is what should be, and pure; NFTables and IPTables are the targets that
-// observe and write it. Nothing is per pod: adding one touches no rule.
+// observe and write it. Nothing is per pod: adding one touches no rule. A peer is
+// an element of a set, which is written by itself.
 package firewall
 
 import (
@@ -27,9 +31,14 @@ import (
 type Rules struct {
 	// Network names the network; tables and chains are named after it.
 	Network string
-	// Port is the UDP port of VXLAN, Underlay the node's address for it.
+	// VNI and Port, of UDP, are the network's VXLAN, Underlay the node's address
+	// for it.
+	VNI      uint32
 	Port     uint16
 	Underlay netip.Addr
+	// Peers are the underlay addresses from which the network's VXLAN packets
+	// may come, of the family of Underlay. Only Reconcile looks at them.
+	Peers []netip.Addr
 	// CIDRs are the network's: who has such an address is a pod, or a VTEP.
 	CIDRs []netip.Prefix
 	// VTEPs are this node's own addresses within CIDRs. What is for them
@@ -40,6 +49,8 @@ type Rules struct {
 	// External are the CIDRs behind external peers. Packets between these and
 	// pods go as those from pod to pod do.
 	External []netip.Prefix
+	// Others are the CIDRs of networks whose pods can't be reached from this one.
+	Others []netip.Prefix
 	// Masquerade says whether packets to other addresses leave with the
 	// node's; those to Exclude don't.
 	Masquerade bool
@@ -91,6 +102,11 @@ func (r *Rules) overlay(f lease.Family) []direction {
 		}
 	}
 	return all
+}
+
+// isolated says whether there is anybody to be isolated from.
+func (r *Rules) isolated(f lease.Family) bool {
+	return len(of(f, r.CIDRs)) > 0 && len(of(f, r.Others)) > 0
 }
 
 // transit returns the directions of a family in which packets come from outside

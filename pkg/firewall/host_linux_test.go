@@ -27,10 +27,18 @@ func prefixes(list ...string) (found []netip.Prefix) {
 	return found
 }
 
+func addresses(list ...string) (found []netip.Addr) {
+	for _, s := range list {
+		found = append(found, netip.MustParseAddr(s))
+	}
+	return found
+}
+
 // dualStack are the rules of a network with all there is.
 func dualStack() *firewall.Rules {
 	return &firewall.Rules{
-		Network: "pods", Port: 4789, Underlay: netip.MustParseAddr("172.30.1.10"),
+		Network: "pods", VNI: 4096, Port: 4789, Underlay: netip.MustParseAddr("172.30.1.10"),
+		Peers:      addresses("172.30.1.11", "172.30.2.10"),
 		CIDRs:      prefixes("10.244.0.0/16", "fd00:10:244::/48"),
 		VTEPs:      []netip.Addr{netip.MustParseAddr("10.244.1.0"), netip.MustParseAddr("fd00:10:244:1::")},
 		Blocks:     prefixes("10.244.1.0/24", "fd00:10:244:1::/64"),

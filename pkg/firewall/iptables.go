@@ -9,13 +9,16 @@ import (
 )
 
 // Chain is an iptables chain of ours, with all its rules, and the built-in
-// chains that begin with a jump to it.
+// chains that jump to it.
 type Chain struct {
 	Family  lease.Family
 	Table   string
 	Name    string
 	Parents string // separated by spaces
-	Rules   string // as "iptables -S" prints them, one per line, without "-A name "; none: no chain
+	// Last: the parents end with the jump, not begin: it is to lift the policy,
+	// and no drop of anybody's.
+	Last  bool
+	Rules string // as "iptables -S" prints them, one per line, without "-A name "; none: no chain
 }
 
 // Key implements reconcile.Object.
@@ -54,13 +57,15 @@ func (r *Rules) forwardChain(f lease.Family) Chain {
 	for _, p := range cidrs {
 		rules = append(rules, fmt.Sprintf("-s %s -j ACCEPT", p), fmt.Sprintf("-d %s -j ACCEPT", p))
 	}
-	return r.chain(f, "filter", "OVERLAY-FWD-", "FORWARD", rules)
+	c := r.chain(f, "filter", "OVERLAY-FWD-", "FORWARD", rules)
+	c.Last = true
+	return c
 }
 
 // iptables returns the chains that do all of Rules without nftables, the empty
 // ones among them, for those are to be removed. Packets
 // between pods stay tracked: iptables has nothing to remember translated flows
-// with.
+// with, nor peers, so that VXLAN packets are taken from everybody.
 func (r *Rules) iptables(f lease.Family) []Chain {
 	if len(of(f, r.CIDRs)) == 0 {
 		return nil
@@ -72,9 +77,29 @@ func (r *Rules) iptables(f lease.Family) []Chain {
 	raw = append(raw, r.transitRules(f)...)
 	return []Chain{
 		r.chain(f, "raw", "OVERLAY-RAW-", "PREROUTING OUTPUT", raw),
+		r.chain(f, "filter", "OVERLAY-ISO-", "FORWARD", r.isolationRules(f)),
 		r.forwardChain(f),
 		r.chain(f, "nat", "OVERLAY-MSQ-", "POSTROUTING", r.masqueradeRules(f)),
 	}
+}
+
+// isolationRules are none where there is no other network. They come before those
+// of others in FORWARD, which may accept what these drop.
+func (r *Rules) isolationRules(f lease.Family) []string {
+	if !r.isolated(f) {
+		return nil
+	}
+	pods, others := of(f, r.CIDRs), of(f, r.Others)
+	rules := make([]string, 0, len(pods)+len(pods)*len(others))
+	for _, p := range pods {
+		rules = append(rules, fmt.Sprintf("-d %s -j RETURN", p))
+	}
+	for _, p := range pods {
+		for _, o := range others {
+			rules = append(rules, fmt.Sprintf("-s %s -d %s -j DROP", p, o))
+		}
+	}
+	return rules
 }
 
 // transitRules are none where all from outside the network is answered on the way

@@ -88,13 +88,14 @@ func (n *NFTables) Observe(context.Context) ([]reconcile.Object, error) {
 	return []reconcile.Object{object}, nil
 }
 
-// exists says whether the table is there.
+// exists says whether the table is there, with its rules: the set of peers comes
+// first.
 func (n *NFTables) exists() bool {
 	conn, err := dial()
 	if err != nil {
 		return false
 	}
-	_, err = conn.ListTableOfFamily(n.table.Name, n.table.Family)
+	_, err = conn.ListChain(n.table, n.plan.chains[0].Name)
 	return err == nil
 }
 

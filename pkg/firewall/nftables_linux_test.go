@@ -11,6 +11,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
+	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 )
 
 const table = "inet overlay-cni-pods"
@@ -24,8 +25,12 @@ func variants() map[string]*firewall.Rules {
 	everywhere.Exclude = prefixes("0.0.0.0/0", "::/0", "192.168.0.0/16")
 	external := dualStack()
 	external.External, external.Exclude = prefixes("10.50.0.0/24", "10.50.1.7/32", "fd00:50::/64"), nil
+	isolated := dualStack()
+	isolated.CIDRs, isolated.Others = append(isolated.CIDRs, prefixes("10.99.0.0/20")...), prefixes("10.8.0.0/16", "fd00:8::/48", "10.9.0.0/16")
+	outer6 := dualStack()
+	outer6.Underlay, outer6.Peers, outer6.VNI = netip.MustParseAddr("fd00:30:1::10"), addresses("fd00:30:1::11", "fd00:30:2::10"), 0xabcdef
 	return map[string]*firewall.Rules{
-		"external":   external,
+		"external": external, "isolated": isolated, "outer-ipv6": outer6,
 		"dual-stack": dualStack(), "ipv4": v4, "ipv6": v6, "no-masquerade": off, "exclude-all": everywhere,
 	}
 }
@@ -40,13 +45,23 @@ func list(t testing.TB, h *lab.Host) string {
 	return "table " + table + " {\n" + strings.Join(parts, "\n\n") + "\n}\n"
 }
 
+// tables counts the changes that are about a whole table.
+func tables(changes []reconcile.Change) (count int) {
+	for _, c := range changes {
+		if _, ok := c.Subject().(firewall.Table); ok {
+			count++
+		}
+	}
+	return count
+}
+
 func TestNFTablesGolden(t *testing.T) {
 	t.Parallel()
 	for name, r := range variants() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
-			if made := apply(t, h, firewall.Nftables, r); len(made) != 1 {
+			if made := apply(t, h, firewall.Nftables, r); tables(made) != 1 || len(made) != 1+len(r.Peers) {
 				t.Errorf("changes: %v", made)
 			}
 			golden(t, name, command(t, h, "nft list table "+table))
@@ -76,6 +91,9 @@ func TestNFTablesIsRestored(t *testing.T) {
 		"set deleted":               "nft flush table " + table + "; nft delete set " + table + " translated4",
 		"set of another type":       "nft flush table " + table + "; nft delete set " + table + " translated4; nft add set " + table + " translated4 '{ type ipv4_addr; }'",
 		"set without a timeout":     "nft flush table " + table + "; nft delete set " + table + " translated4; nft add set " + table + " translated4 '{ type ipv4_addr . ipv4_addr; size 10; flags dynamic; }'",
+		"peers deleted":             "nft flush table " + table + "; nft delete set " + table + " peers4",
+		"peers of another type":     "nft flush table " + table + "; nft delete set " + table + " peers4; nft add set " + table + " peers4 '{ type ipv6_addr; }'",
+		"strangers without a bound": "nft flush table " + table + "; nft delete set " + table + " strangers4; nft add set " + table + " strangers4 '{ type ipv4_addr; flags dynamic,timeout; timeout 1h; }'",
 		"map added":                 "nft add map " + table + " mine '{ type ipv4_addr : verdict; }'",
 	}
 	h := newHost(t) // one for all: what a change leaves behind is seen by the next
@@ -84,7 +102,7 @@ func TestNFTablesIsRestored(t *testing.T) {
 	want := list(t, h)
 	for name, line := range tests {
 		command(t, h, line)
-		if made := apply(t, h, firewall.Nftables, r); len(made) != 1 {
+		if made := apply(t, h, firewall.Nftables, r); tables(made) != 1 {
 			t.Errorf("%s: changes: %v", name, made)
 		}
 		if got := list(t, h); got != want {

@@ -22,6 +22,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/kernel"
 	"github.com/overlay-cni/overlay-cni/pkg/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/lab/labtest"
+	"github.com/overlay-cni/overlay-cni/pkg/lease"
 	"github.com/overlay-cni/overlay-cni/pkg/netlinkplan"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 	"github.com/overlay-cni/overlay-cni/pkg/vtep"
@@ -34,6 +35,7 @@ const port = 8080
 const soon = 400 * time.Millisecond
 
 type overlay struct {
+	outer lease.Family
 	nodes [2]*lab.Node
 	pods  map[string]*pod
 	vm    *lab.Machine
@@ -49,10 +51,13 @@ func (p *pod) at(family int) netip.AddrPort { return netip.AddrPortFrom(p.addres
 
 func families() [2]string { return [2]string{"IPv4", "IPv6"} }
 
-func newOverlay(t testing.TB) *overlay {
+func newOverlay(t testing.TB) *overlay { return newOverlayOver(t, lease.IPv4) }
+
+// newOverlayOver makes one whose outer packets are of a family.
+func newOverlayOver(t testing.TB, outer lease.Family) *overlay {
 	t.Helper()
 	l := labtest.New(t, lab.Topology{})
-	o := &overlay{pods: map[string]*pod{}, vm: labtest.VM(t, l, "v1", "a")}
+	o := &overlay{outer: outer, pods: map[string]*pod{}, vm: labtest.VM(t, l, "v1", "a")}
 	o.nodes = [2]*lab.Node{labtest.Node(t, l, "n1", "a"), labtest.Node(t, l, "n2", "b")}
 	for n, node := range o.nodes {
 		o.join(t, n, node)
@@ -69,6 +74,17 @@ func newOverlay(t testing.TB) *overlay {
 	return o
 }
 
+// underlay is a host's address that outer packets have.
+func (o *overlay) underlay(m *lab.Machine) netip.Addr {
+	if o.outer == lease.IPv6 {
+		return m.IPv6()
+	}
+	return m.IPv4()
+}
+
+// mac is that of a node's VTEP.
+func (o *overlay) mac(n int) ether.Addr { return ether.Local([5]byte{4: byte(n)}) }
+
 func (o *overlay) blocks(n int) []netip.Prefix {
 	return prefixes(fmt.Sprintf("10.244.%d.0/24", n+1), fmt.Sprintf("fd00:10:244:%d::/64", n+1))
 }
@@ -76,7 +92,8 @@ func (o *overlay) blocks(n int) []netip.Prefix {
 // rules are those of a node.
 func (o *overlay) rules(n int) *firewall.Rules {
 	r := dualStack()
-	r.Exclude, r.VTEPs, r.Underlay, r.Blocks = nil, nil, o.nodes[n].IPv4(), o.blocks(n)
+	r.Exclude, r.VTEPs, r.Underlay, r.Blocks = nil, nil, o.underlay(o.nodes[n].Machine), o.blocks(n)
+	r.Peers = []netip.Addr{o.underlay(o.nodes[1-n].Machine)}
 	for _, b := range o.blocks(n) {
 		r.VTEPs = append(r.VTEPs, vtep.Gateway(b))
 	}
@@ -86,12 +103,11 @@ func (o *overlay) rules(n int) *firewall.Rules {
 // join gives a node its VTEP, with the other as its peer, and lets it forward.
 func (o *overlay) join(t testing.TB, n int, node *lab.Node) {
 	t.Helper()
-	mac := func(n int) ether.Addr { return ether.Local([5]byte{4: byte(n)}) }
 	s := &vtep.Spec{
-		Device: "ovx4096", VNI: 4096, Port: 4789, Local: node.IPv4(), MAC: mac(n), MTU: 1450,
+		Device: "ovx4096", VNI: 4096, Port: 4789, Local: o.underlay(node.Machine), MAC: o.mac(n), MTU: 1500 - o.outer.Overhead(),
 		Blocks: o.blocks(n), Within: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
 	}
-	peer := vtep.Peer{Underlay: o.nodes[1-n].IPv4(), MAC: mac(1 - n), Blocks: o.blocks(1 - n)}
+	peer := vtep.Peer{Underlay: o.underlay(o.nodes[1-n].Machine), MAC: o.mac(1 - n), Blocks: o.blocks(1 - n)}
 	conn := open(t, node.Host)
 	if _, err := vtep.Reconcile(t.Context(), conn, s, []vtep.Peer{peer}); err != nil {
 		t.Fatal(err)
@@ -124,7 +140,7 @@ func (o *overlay) attach(t testing.TB, name string, n int, last byte) {
 		p.addresses[i], _ = netip.AddrFromSlice(raw)
 	}
 	want := &intent.Pod{
-		Attachment: a, Addresses: p.addresses[:], MTU: 1450, MAC: a.PodMAC(), Routes: prefixes("0.0.0.0/0", "::/0"),
+		Attachment: a, Addresses: p.addresses[:], MTU: 1500 - o.outer.Overhead(), MAC: a.PodMAC(), Routes: prefixes("0.0.0.0/0", "::/0"),
 	}
 	host, inside, mark := netlinkplan.Pod(want)
 	node := &kernel.Target{Conn: open(t, o.nodes[n].Host), Peer: open(t, p.Host)}

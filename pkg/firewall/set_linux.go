@@ -29,11 +29,14 @@ type Firewall struct {
 type part struct {
 	target reconcile.Target
 	want   []reconcile.Object
+	// within says that it is within another part: gone with that, and looked at
+	// only by who knows what should be there.
+	within bool
 }
 
 // parts returns the targets that the rules need.
 func (w Firewall) parts(ctx context.Context, r *Rules) ([]part, error) {
-	if Detect(w.Backend, LegacyTables(lease.IPv4)+LegacyTables(lease.IPv6)) == Iptables {
+	if w.usesIPTables() {
 		return w.iptablesParts(ctx, r)
 	}
 	n := NewNFTables(r)
@@ -41,7 +44,11 @@ func (w Firewall) parts(ctx context.Context, r *Rules) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []part{{n, want}}
+	var all []part
+	if p := newPeers(n); p != nil {
+		all = append(all, part{target: p, want: p.objects(), within: true})
+	}
+	all = append(all, part{target: n, want: want})
 	for _, f := range lease.Families() {
 		if !r.forwarded(f) {
 			continue
@@ -55,6 +62,11 @@ func (w Firewall) parts(ctx context.Context, r *Rules) ([]part, error) {
 	return all, nil
 }
 
+// usesIPTables says whether all is done in iptables.
+func (w Firewall) usesIPTables() bool {
+	return Detect(w.Backend, LegacyTables(lease.IPv4)+LegacyTables(lease.IPv6)) == Iptables
+}
+
 // iptablesParts do all in iptables.
 func (w Firewall) iptablesParts(ctx context.Context, r *Rules) ([]part, error) {
 	t, err := w.open(append(r.iptables(lease.IPv4), r.iptables(lease.IPv6)...))
@@ -66,7 +78,7 @@ func (w Firewall) iptablesParts(ctx context.Context, r *Rules) ([]part, error) {
 	// iptables goes. Where the kernel has no nftables, none was.
 	n := NewNFTables(r)
 	if have, err := n.Observe(ctx); err == nil && len(have) > 0 {
-		all = append(all, part{n, nil})
+		all = append(all, part{target: n})
 	}
 	return all, nil
 }
@@ -91,7 +103,7 @@ func (w Firewall) forwardParts(r *Rules, f lease.Family) ([]part, error) {
 		return all, nil
 	}
 	want, err := t.objects()
-	return append(all, part{t, want}), err
+	return append(all, part{target: t, want: want}), err
 }
 
 // open opens chains in iptables; what is wanted are those that have rules.
@@ -109,12 +121,12 @@ func (w Firewall) open(chains []Chain) (part, error) {
 			want = append(want, c)
 		}
 	}
-	return part{t, want}, nil
+	return part{target: t, want: want}, nil
 }
 
 // Exists says whether the rules are there at all: a quick look, of one request.
 func (w Firewall) Exists(r *Rules) bool {
-	if Detect(w.Backend, LegacyTables(lease.IPv4)+LegacyTables(lease.IPv6)) == Iptables {
+	if w.usesIPTables() {
 		return true // to look takes programs
 	}
 	return NewNFTables(r).exists()
@@ -127,9 +139,12 @@ func (w Firewall) Reconcile(ctx context.Context, r *Rules) ([]reconcile.Change, 
 	})
 }
 
-// Check returns the changes that Reconcile would make.
+// Check returns the changes that Reconcile would make, but for peers.
 func (w Firewall) Check(ctx context.Context, r *Rules) ([]reconcile.Change, error) {
 	return w.each(ctx, r, func(p part) ([]reconcile.Change, error) {
+		if p.within {
+			return nil, nil
+		}
 		return reconcile.Check(ctx, p.target, p.want, reconcile.Owned)
 	})
 }
@@ -137,6 +152,9 @@ func (w Firewall) Check(ctx context.Context, r *Rules) ([]reconcile.Change, erro
 // Remove takes the rules away.
 func (w Firewall) Remove(ctx context.Context, r *Rules) error {
 	_, err := w.each(ctx, r, func(p part) ([]reconcile.Change, error) {
+		if p.within {
+			return nil, nil
+		}
 		return reconcile.Run(ctx, p.target, nil, reconcile.Owned)
 	})
 	return err

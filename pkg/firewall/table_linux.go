@@ -15,24 +15,43 @@ import (
 
 // tablePlan is the content of a network's nftables table. Written out for a
 // network 10.244.0.0/16 whose node has the block 10.244.1.0/24 with the VTEP
-// address 10.244.1.0 and the underlay address 192.0.2.11, and port 4789, where
-// 10.9.0.0/16 isn't masqueraded, its IPv4 part is:
+// address 10.244.1.0 and the underlay address 192.0.2.11, with VNI 4096 and port
+// 4789, where 10.9.0.0/16 isn't masqueraded, beside another network 10.8.0.0/16,
+// its IPv4 part is:
 //
+//	set peers4 { type ipv4_addr; size 32768; elements = { 192.0.2.12, 192.0.2.13 } }
+//	set strangers4 { type ipv4_addr; size 64; flags dynamic,timeout; timeout 1h; }
 //	set translated4 { type ipv4_addr . ipv4_addr; flags dynamic,timeout; }
 //	chain prerouting { type filter hook prerouting priority raw;
-//	  udp dport 4789 ip daddr 192.0.2.11 notrack accept
+//	  udp dport 4789 jump vxlan
 //	  ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0
 //	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
 //	  ip saddr 10.9.0.0/16 ip daddr 10.244.0.0/16 ip daddr != 10.244.1.0/24
 //	    ip saddr . ip daddr != @translated4 ip daddr . ip saddr != @translated4 notrack accept
 //	}
+//	chain vxlan {
+//	  @th,96,24 4096 ip saddr != @peers4 fib daddr type != unicast goto strangers
+//	  ip daddr 192.0.2.11 notrack accept
+//	}
+//	chain strangers {
+//	  update @strangers4 { ip saddr }
+//	  drop
+//	}
 //	chain output { type filter hook output priority raw;
 //	  udp dport 4789 notrack accept
+//	}
+//	chain forward { type filter hook forward priority filter;
+//	  ip daddr 10.244.0.0/16 accept
+//	  ip saddr 10.244.0.0/16 jump others4
+//	}
+//	chain others4 {
+//	  ip daddr 10.8.0.0/16 drop
 //	}
 //	chain postrouting { type nat hook postrouting priority srcnat;
 //	  ip saddr 10.244.0.0/16 jump masquerade4
 //	}
 //	chain masquerade4 {
+//	  udp dport 4789 ip daddr @peers4 drop
 //	  ip daddr 10.244.0.0/16 return
 //	  ip daddr 10.9.0.0/16 return
 //	  ip daddr 224.0.0.0/4 return
@@ -44,6 +63,7 @@ import (
 //	}
 //
 // What is behind external peers has the rules of 10.244.0.0/16, together with it.
+// Without other networks there is nothing at the hook forward.
 type tablePlan struct {
 	chains []*nftables.Chain
 	sets   []*nftables.Set
@@ -67,25 +87,35 @@ const (
 
 func planTable(table *nftables.Table, r *Rules) tablePlan {
 	p := tablePlan{rules: map[string][][]expr.Any{}}
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) {
-		accept := nftables.ChainPolicyAccept
-		p.chains = append(p.chains, &nftables.Chain{
-			Name: name, Table: table, Type: kind, Hooknum: hook, Priority: &priority, Policy: &accept,
-		})
+	filter, raw, srcnat := *nftables.ChainPriorityFilter, *nftables.ChainPriorityRaw, *nftables.ChainPriorityNATSource
+	p.base(table, "prerouting", nftables.ChainHookPrerouting, raw)
+	p.base(table, "output", nftables.ChainHookOutput, raw)
+	if r.isolated(lease.IPv4) || r.isolated(lease.IPv6) {
+		p.base(table, "forward", nftables.ChainHookForward, filter)
 	}
-	raw, srcnat := *nftables.ChainPriorityRaw, *nftables.ChainPriorityNATSource
-	base("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, raw)
-	base("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, raw)
-	base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, srcnat)
-	base("translated", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, srcnat+afterSNAT)
-	p.add("prerouting", udpPort(r.Port), forUs(r.Underlay), untrack())
-	p.add("output", udpPort(r.Port), untrack())
+	p.base(table, "postrouting", nftables.ChainHookPostrouting, srcnat).Type = nftables.ChainTypeNAT
+	p.base(table, "translated", nftables.ChainHookPostrouting, srcnat+afterSNAT)
+	p.outer(table, r)
 	for _, f := range lease.Families() {
 		if cidrs := of(f, r.CIDRs); len(cidrs) > 0 {
 			p.family(table, r, packet{f}, cidrs)
 		}
 	}
 	return p
+}
+
+// base adds a chain at a hook.
+func (p *tablePlan) base(table *nftables.Table, name string, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
+	accept := nftables.ChainPolicyAccept
+	c := &nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: &priority, Policy: &accept}
+	p.chains = append(p.chains, c)
+	return c
+}
+
+// chain adds a chain that others jump to.
+func (p *tablePlan) chain(table *nftables.Table, name string) string {
+	p.chains = append(p.chains, &nftables.Chain{Name: name, Table: table})
+	return name
 }
 
 func (p *tablePlan) add(chain string, parts ...[]expr.Any) {
@@ -100,7 +130,6 @@ func (p *tablePlan) add(chain string, parts ...[]expr.Any) {
 func (p *tablePlan) family(table *nftables.Table, r *Rules, ip packet, cidrs []netip.Prefix) {
 	set := ip.pairs(table)
 	p.sets = append(p.sets, set)
-	masquerade := "masquerade" + ip.suffix()
 	var local []expr.Any
 	for _, a := range r.VTEPs {
 		if lease.FamilyOf(a) == ip.Family {
@@ -114,15 +143,15 @@ func (p *tablePlan) family(table *nftables.Table, r *Rules, ip packet, cidrs []n
 		p.add("translated", translated(), ip.is(), inside, ip.remember(set))
 	}
 	p.transit(r, ip, set)
-	if r.Masquerade {
-		for _, from := range cidrs {
-			p.add("postrouting", ip.is(), ip.match(source, from), jump(masquerade))
-		}
-	}
+	p.isolate(table, r, ip)
 	if !r.Masquerade {
 		return
 	}
-	p.chains = append(p.chains, &nftables.Chain{Name: masquerade, Table: table})
+	masquerade := p.chain(table, "masquerade"+ip.suffix())
+	for _, from := range cidrs {
+		p.add("postrouting", ip.is(), ip.match(source, from), jump(masquerade))
+	}
+	p.underOurName(r, ip, masquerade)
 	for _, to := range r.kept(ip.Family) {
 		p.add(masquerade, ip.is(), ip.match(destination, to), verdict(expr.VerdictReturn))
 	}
@@ -144,6 +173,24 @@ func (p *tablePlan) transit(r *Rules, ip packet, set *nftables.Set) {
 		p.add("prerouting", ip.is(), ip.match(source, d.from), ip.match(destination, d.to), elsewhere(destination),
 			ip.unlisted(set, source, destination), ip.unlisted(set, destination, source), untrack())
 		p.add("translated", translated(), ip.is(), ip.match(source, d.to), ip.match(destination, d.from), elsewhere(source), ip.remember(set))
+	}
+}
+
+// isolate drops packets to other networks, after their destination was translated
+// and before their source is. Those within the network fail the first comparison.
+func (p *tablePlan) isolate(table *nftables.Table, r *Rules, ip packet) {
+	if !r.isolated(ip.Family) {
+		return
+	}
+	others := p.chain(table, "others"+ip.suffix())
+	for _, own := range of(ip.Family, r.CIDRs) {
+		p.add("forward", ip.is(), ip.match(destination, own), verdict(expr.VerdictAccept))
+	}
+	for _, own := range of(ip.Family, r.CIDRs) {
+		p.add("forward", ip.is(), ip.match(source, own), jump(others))
+	}
+	for _, other := range of(ip.Family, r.Others) {
+		p.add(others, ip.is(), ip.match(destination, other), verdict(expr.VerdictDrop))
 	}
 }
 
@@ -176,11 +223,7 @@ func (ip packet) suffix() string {
 // pairs is the set of (client, backend) addresses between which translated
 // flows were seen.
 func (ip packet) pairs(table *nftables.Table) *nftables.Set {
-	datatype := nftables.TypeIPAddr
-	if ip.Family == lease.IPv6 {
-		datatype = nftables.TypeIP6Addr
-	}
-	pair := nftables.MustConcatSetType(datatype, datatype)
+	pair := nftables.MustConcatSetType(ip.address(), ip.address())
 	return &nftables.Set{
 		Table: table, Name: "translated" + ip.suffix(), KeyType: pair, Concatenation: true,
 		Dynamic: true, HasTimeout: true, Timeout: translatedTimeout, Size: translatedSize,
@@ -254,25 +297,6 @@ func (ip packet) remember(set *nftables.Set) []expr.Any {
 		&expr.Dynset{SrcRegKey: register1, SetName: set.Name, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE)})
 }
 
-// forUs matches packets for the node's underlay address: what others send to
-// the VXLAN port of somebody else isn't our business.
-func forUs(underlay netip.Addr) []expr.Any {
-	if !underlay.IsValid() {
-		return nil
-	}
-	ip := packet{lease.FamilyOf(underlay)}
-	return append(ip.is(), ip.match(destination, netip.PrefixFrom(underlay, underlay.BitLen()))...)
-}
-
-func udpPort(port uint16) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{Base: expr.PayloadBaseTransportHeader, DestRegister: register1, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register1, Data: binary.BigEndian.AppendUint16(nil, port)},
-	}
-}
-
 // translated matches packets of flows whose destination was translated.
 func translated() []expr.Any {
 	return []expr.Any{
@@ -291,6 +315,8 @@ func untrack() []expr.Any {
 
 func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
 
-func jump(chain string) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
+func verdictTo(kind expr.VerdictKind, chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
 }
+
+func jump(chain string) []expr.Any { return verdictTo(expr.VerdictJump, chain) }

@@ -37,6 +37,8 @@ type Facts struct {
 	Leases []lease.Lease
 	// External are the network's peers that are no nodes.
 	External []lease.ExternalPeer
+	// Others are all networks that there are.
+	Others []lease.Network
 }
 
 // Node is what should exist on a node for one network.
@@ -73,7 +75,25 @@ func ForNode(f *Facts) (Node, error) {
 	n.Firewall = Rules(&f.Network, &n.VTEP)
 	n.Peers, n.Unreachable = f.reachable(lease.FamilyOf(local))
 	n.join(f.External, lease.FamilyOf(local))
+	n.Firewall.Peers = make([]netip.Addr, len(n.Peers))
+	for i := range n.Peers {
+		n.Firewall.Peers[i] = n.Peers[i].Underlay
+	}
+	n.Firewall.Others = f.isolated()
 	return n, nil
+}
+
+// isolated returns the CIDRs of networks whose pods can't be reached. One that can't
+// be used beside this one isn't on the node, and may be anywhere else.
+func (f *Facts) isolated() []netip.Prefix {
+	var cidrs []netip.Prefix
+	for i := range f.Others {
+		o := &f.Others[i]
+		if o.Name != f.Network.Name && !f.Network.Reaches(o) && f.Network.ConflictsWith(o) == nil {
+			cidrs = append(cidrs, o.CIDRs...)
+		}
+	}
+	return cidrs
 }
 
 // join adds external peers: to a node they are peers like others, whose blocks
@@ -93,10 +113,10 @@ func (n *Node) join(external []lease.ExternalPeer, outer lease.Family) {
 }
 
 // Rules is what a network needs of the packet filter of a node with a VTEP, but
-// for external peers.
+// for peers and other networks.
 func Rules(n *lease.Network, v *vtep.Spec) firewall.Rules {
 	return firewall.Rules{
-		Network: n.Name, Port: n.Port, Underlay: v.Local, CIDRs: n.CIDRs, VTEPs: v.Addresses(), Blocks: v.Blocks,
+		Network: n.Name, VNI: n.VNI, Port: n.Port, Underlay: v.Local, CIDRs: n.CIDRs, VTEPs: v.Addresses(), Blocks: v.Blocks,
 		Masquerade: !n.Masquerade.Disabled, Exclude: n.Masquerade.Exclude,
 	}
 }

@@ -82,12 +82,45 @@ func TestForNode(t *testing.T) {
 		t.Errorf("unreachable are %v, want six once", got.Unreachable)
 	}
 	f := got.Firewall
-	if f.Network != "pods" || f.Port != n.Port || !f.Masquerade || !slices.Equal(f.Exclude, n.Masquerade.Exclude) ||
+	if f.Network != "pods" || f.VNI != n.VNI || f.Port != n.Port || !slices.Equal(f.Peers, addrs("192.0.2.2")) || !f.Masquerade || !slices.Equal(f.Exclude, n.Masquerade.Exclude) ||
 		!slices.Equal(f.VTEPs, addrs("10.244.1.0", "fd00:10:244:1::")) || !slices.Equal(f.Blocks, v.Blocks) || f.External != nil {
 		t.Errorf("the firewall is %+v", f)
 	}
 	if !slices.Equal(got.Families, []lease.Family{lease.IPv4, lease.IPv6}) {
 		t.Errorf("families are %v", got.Families)
+	}
+}
+
+// TestForNodeIsolates: from all other networks, unless both are open.
+func TestForNodeIsolates(t *testing.T) {
+	t.Parallel()
+	other := func(name string, vni uint32, open bool, cidrs ...string) lease.Network {
+		return lease.Network{Name: name, VNI: vni, Open: open, CIDRs: prefixes(cidrs...)}.Complete()
+	}
+	blue, green := other("blue", 7, false, "10.8.0.0/16", "fd00:8::/48"), other("green", 8, true, "10.9.0.0/16")
+	for name, test := range map[string]struct {
+		open   bool
+		others []lease.Network
+		want   []netip.Prefix
+	}{
+		"alone":                   {false, nil, nil},
+		"beside others":           {false, []lease.Network{blue, green}, prefixes("10.8.0.0/16", "fd00:8::/48", "10.9.0.0/16")},
+		"open":                    {true, []lease.Network{blue, green}, prefixes("10.8.0.0/16", "fd00:8::/48")},
+		"beside one around it":    {false, []lease.Network{green, other("wide", 9, false, "10.0.0.0/8")}, prefixes("10.9.0.0/16")},
+		"beside one with its VNI": {false, []lease.Network{other("twin", 4096, false, "192.0.2.0/24"), blue}, prefixes("10.8.0.0/16", "fd00:8::/48")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := network("10.244.0.0/16")
+			n.Open = test.open
+			got, err := intent.ForNode(&intent.Facts{
+				Network: n, Node: "a", Underlay: ethernet(1500, "192.0.2.1"), Leases: []lease.Lease{leaseOf(&n, "a", "10.244.1.0/24", "192.0.2.1")},
+				Others: append(test.others, n),
+			})
+			if err != nil || !slices.Equal(got.Firewall.Others, test.want) {
+				t.Errorf("isolated from %v, want %v: %v", got.Firewall.Others, test.want, err)
+			}
+		})
 	}
 }
 
@@ -120,6 +153,9 @@ func TestForNodeWithExternalPeers(t *testing.T) {
 	}
 	if !slices.Equal(got.Unreachable, []string{"external peer six"}) {
 		t.Errorf("unreachable are %v", got.Unreachable)
+	}
+	if !slices.Equal(got.Firewall.Peers, addrs("192.0.2.2", "192.0.2.50")) {
+		t.Errorf("VXLAN packets may come from %v", got.Firewall.Peers)
 	}
 	if !slices.Equal(got.Firewall.External, prefixes("10.50.0.0/24", "fd00:50::/64")) || !slices.Equal(got.Firewall.CIDRs, n.CIDRs) {
 		t.Errorf("the firewall is %+v", got.Firewall)

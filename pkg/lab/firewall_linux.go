@@ -5,8 +5,10 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // familyName returns the name nft gives a family.
@@ -30,8 +32,21 @@ func familyName(f nftables.TableFamily) string {
 }
 
 // describeFirewall lists the tables of the thread's namespace, their chains
-// with numbers of rules, their named sets with elements.
+// with numbers of rules, their named sets with elements, but for what packets have
+// put there. It starts over when one of them went while it was read.
 func describeFirewall() (lines Snapshot, err error) {
+	const attempts = 10
+	for range attempts {
+		lines, err = readFirewall()
+		// Some errors of package nftables have only the text of the kernel's.
+		if err == nil || !strings.Contains(err.Error(), unix.ENOENT.Error()) {
+			return lines, err
+		}
+	}
+	return nil, err
+}
+
+func readFirewall() (lines Snapshot, err error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -74,6 +89,9 @@ func describeSets(conn *nftables.Conn, t *nftables.Table) (lines Snapshot, err e
 		}
 		line := fmt.Sprintf("nft set %s %s %s", familyName(t.Family), t.Name, s.Name)
 		lines = append(lines, line)
+		if s.Dynamic {
+			continue // packets have put there what there is
+		}
 		elements, err := conn.GetSetElements(s)
 		if err != nil {
 			return nil, fmt.Errorf("list elements of set %s: %w", s.Name, err)

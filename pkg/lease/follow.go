@@ -119,16 +119,17 @@ func (r *Registry) matters(network string, e store.Event) bool {
 		!now.VTEP.Equal(&before.VTEP) || now.Notice != nil || before.Notice != nil
 }
 
-// Watch calls changed whenever leases of the network, its registration, or external
-// peers may have changed since the registry read them; not when leases were only
-// renewed. It returns when ctx ends, or with
+// Watch calls changed whenever leases of the network, its registration or another
+// network's, or external peers may have changed since the registry read them; not
+// when leases were only renewed. It returns when ctx ends, or with
 // what ended the watch: then changes may have been missed.
 func (r *Registry) Watch(ctx context.Context, network string, changed func()) error {
+	always := func(store.Event) bool { return true }
 	watches, ctx := errgroup.WithContext(ctx)
 	for prefix, concerns := range map[string]func(e store.Event) bool{
 		leasePrefix(network): func(e store.Event) bool { return r.matters(network, e) },
-		networkPrefix:        func(e store.Event) bool { return e.Key == networkPrefix+network },
-		peerPrefix:           func(store.Event) bool { return true }, // other networks' too, which may be in the way
+		networkPrefix:        always, // from others' pods its own are kept apart
+		peerPrefix:           always, // other networks' may be in the way
 	} {
 		after, err := r.since(ctx, prefix)
 		if err != nil {

@@ -67,6 +67,9 @@ type Network struct {
 	MTU int `json:"mtu,omitempty"`
 	// Masquerade says what leaves with the node's address.
 	Masquerade Masquerade `json:"masquerade"`
+	// Open says that pods of other networks that are open as well may reach
+	// its pods. All others are isolated from each other.
+	Open bool `json:"open,omitempty"`
 }
 
 // BlockLength is a prefix length for each family.
@@ -331,11 +334,14 @@ func (n *Network) ConflictsWith(other *Network) error {
 	return nil
 }
 
+// Reaches says whether pods of two networks may reach each other.
+func (n *Network) Reaches(other *Network) bool { return n.Open && other.Open }
+
 // Equal says whether two networks are specified alike.
 func (n *Network) Equal(other *Network) bool {
 	return n.Name == other.Name && n.BlockLength == other.BlockLength &&
 		n.VNI == other.VNI && n.Port == other.Port && n.MTU == other.MTU &&
-		n.Windows == other.Windows && n.PodCIDRs == other.PodCIDRs && n.Masquerade.Disabled == other.Masquerade.Disabled &&
+		n.Windows == other.Windows && n.PodCIDRs == other.PodCIDRs && n.Open == other.Open && n.Masquerade.Disabled == other.Masquerade.Disabled &&
 		slices.EqualFunc(n.Pools, other.Pools, func(a, b Pool) bool { return a.equal(&b) }) &&
 		slices.Equal(n.CIDRs, other.CIDRs) && slices.Equal(n.Masquerade.Exclude, other.Masquerade.Exclude)
 }

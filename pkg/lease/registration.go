@@ -109,6 +109,9 @@ func admit(n *Network, registered []registration) (joined Network, have *registr
 		if difference == "" {
 			joined, difference = n.extended(&have.Network)
 		}
+		if difference == "" && have.Open != n.Open { // which an operator may change, but not a node
+			difference = fmt.Sprintf("open %t, not %t", have.Open, n.Open)
+		}
 		if difference != "" {
 			return joined, have, fmt.Errorf("%w: network %s is registered with %s; all nodes must leave it before it changes",
 				ErrConflict, n.Name, difference)

@@ -444,6 +444,8 @@ func TestCorruptLease(t *testing.T) {
 func TestJoin(t *testing.T) {
 	t.Parallel()
 	pods := network("pods", "10.244.0.0/16", "fd00::/48")
+	open := pods
+	open.Open = true
 	for _, test := range []struct {
 		name  string
 		n     lease.Network
@@ -454,6 +456,7 @@ func TestJoin(t *testing.T) {
 		{"another beside it", network("storage", "10.9.0.0/16"), 5000, nil},
 		{"with another CIDR", network("pods", "10.9.0.0/16"), 4096, []string{"pods", "10.9.0.0/16", "10.244.0.0/16"}},
 		{"with another VNI", network("pods", "10.244.0.0/16", "fd00::/48"), 7, []string{"pods", "vni 4096, not 7"}},
+		{"open to others", open, 4096, []string{"pods", "open false, not true"}},
 		{"another that overlaps", network("storage", "10.244.8.0/21"), 5000, []string{"storage", "pods", "cidrs[0]", "10.244.8.0/21", "10.244.0.0/16"}},
 		{"another with the same VNI", network("storage", "10.9.0.0/16"), 4096, []string{"storage", "pods", "vni", "4096"}},
 	} {
@@ -612,6 +615,33 @@ func TestReclaimAtOnce(t *testing.T) {
 	}
 	if winners != 1 {
 		t.Errorf("%d nodes got the one block", winners)
+	}
+}
+
+// TestWatchSeesOtherNetworks: their pods are kept apart from its own.
+func TestWatchSeesOtherNetworks(t *testing.T) {
+	t.Parallel()
+	r, _ := newRegistry(t)
+	pods, storage := network("pods", "10.1.0.0/16"), network("storage", "10.2.0.0/16")
+	storage.VNI = 7
+	other := &lease.Registry{Store: r.Store} // of another node
+	for _, change := range []func(n *lease.Network) error{
+		func(n *lease.Network) error { _, err := other.Join(t.Context(), n); return err },
+		func(n *lease.Network) error { n.Open = true; return other.ApplyNetwork(t.Context(), n) },
+		func(n *lease.Network) error { return other.Forget(t.Context(), n.Name) },
+	} {
+		if _, err := r.Join(t.Context(), &pods); err != nil { // which reads them
+			t.Fatal(err)
+		}
+		if err := change(&storage); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		woken := false
+		wantError(t, r.Watch(ctx, "pods", func() { woken = true; cancel() }), context.Canceled, "pods")
+		if !woken {
+			t.Fatal("it wasn't woken")
+		}
 	}
 }
 

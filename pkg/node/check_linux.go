@@ -22,7 +22,7 @@ func Check(ctx context.Context, s *nodestate.State) ([]reconcile.Change, error) 
 		return nil, err
 	}
 	rules := intent.Rules(&s.Network, &s.VTEP)
-	rules.External = s.External
+	rules.External, rules.Others = s.External, s.Others
 	more, err := firewall.Firewall{Backend: s.Firewall}.Check(ctx, &rules)
 	if errors.Is(err, firewall.ErrNoIPTables) {
 		err = nil

@@ -39,6 +39,8 @@ type State struct {
 	// External are the CIDRs behind external peers, which the packet filter
 	// knows.
 	External []netip.Prefix `json:"external,omitempty"`
+	// Others are the CIDRs of networks that this one is isolated from.
+	Others []netip.Prefix `json:"others,omitempty"`
 	// Expires is when the lease ends unless it is renewed; zero: never.
 	// Deadline is the same by the time since the machine was started, which
 	// nobody sets.

@@ -141,10 +141,8 @@ func (t *target) write(c firewall.Chain) error {
 		}
 	}
 	for parent := range strings.FieldsSeq(c.Parents) {
-		// Last in FORWARD, where it is to lift the policy and no drop of
-		// anybody's; first elsewhere.
 		add := func(table, chain string, rule ...string) error { return tool.InsertUnique(table, chain, 1, rule...) }
-		if parent == "FORWARD" {
+		if c.Last {
 			add = tool.AppendUnique
 		}
 		if err := add(c.Table, parent, "-j", c.Name); err != nil {
