@@ -108,7 +108,9 @@ func settled(t *testing.T, n *cluster.Node) lab.Snapshot {
 		t.Fatal(err)
 	}
 	for _, a := range s.VTEP.Addresses() {
-		await(t, func() bool { return strings.HasPrefix(shell(t, n.Host, "ip route get "+a.String()+" || true"), "local") })
+		await(t, func() bool {
+			return strings.HasPrefix(shell(t, n.Host, "ip route get "+a.String()+" || true"), "local")
+		})
 	}
 	return snapshot(t, n)
 }
