@@ -19,7 +19,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/lease"
 )
 
-// vxlanPort is where VXLAN packets go, and hookPort, of pods, what is within.
+// vxlanPort is where VXLAN packets go, and innerPort, of pods, what is within.
 const vxlanPort, innerPort = 4789, 9000
 
 // vxlanPacket is the payload of a UDP packet: a VXLAN header (RFC 7348, section 5)
