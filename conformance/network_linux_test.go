@@ -160,7 +160,7 @@ func wrongNetworks() map[string]wrongNetwork {
 
 // nearby are options for networks that come together at once or never.
 func nearby(clauses ...string) conformance.Options {
-	return conformance.Options{Clauses: clauses, Convergence: 6 * time.Second}
+	return conformance.Options{Clauses: clauses, Convergence: 15 * time.Second}
 }
 
 // TestRightNetwork: each clause passes for an overlay that is right.
