@@ -45,6 +45,20 @@ func (r *Registry) entries(ctx context.Context, prefix string) ([]store.Entry, s
 	return entries, revision, nil
 }
 
+// decoded lists what people write, each of which says by itself if it can't be
+// read.
+func decoded[T any](ctx context.Context, r *Registry, prefix, what string, decode func(store.Entry) T) ([]T, error) {
+	entries, _, err := r.entries(ctx, prefix)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", what, err)
+	}
+	all := make([]T, len(entries))
+	for i, e := range entries {
+		all[i] = decode(e)
+	}
+	return all, nil
+}
+
 // since is the revision after which changes of a prefix aren't known.
 func (r *Registry) since(ctx context.Context, prefix string) (store.Revision, error) {
 	r.read.mu.Lock()

@@ -132,15 +132,7 @@ func (r *Registry) RemovePeer(ctx context.Context, name string) error {
 
 // peers lists all that stand in the store, sorted by name.
 func (r *Registry) peers(ctx context.Context) ([]registeredPeer, error) {
-	entries, _, err := r.entries(ctx, peerPrefix)
-	if err != nil {
-		return nil, fmt.Errorf("list external peers: %w", err)
-	}
-	peers := make([]registeredPeer, len(entries))
-	for i, e := range entries {
-		peers[i] = decodePeer(e)
-	}
-	return peers, nil
+	return decoded(ctx, r, peerPrefix, "external peers", decodePeer)
 }
 
 // decodePeer reads a peer as it is stored. People write them by hand, so that one

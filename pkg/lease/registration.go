@@ -41,7 +41,7 @@ func (r *Registry) Join(ctx context.Context, n *Network) (Network, error) {
 			return Network{}, errors.Join(err, r.undo(ctx, own))
 		case err == nil:
 			own = wrote
-		case !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound):
+		case !isRace(err):
 			return Network{}, fmt.Errorf("register network %s: %w", n.Name, err)
 		} // else somebody else was faster
 	}
@@ -274,15 +274,7 @@ type registration struct {
 }
 
 func (r *Registry) networks(ctx context.Context) ([]registration, error) {
-	entries, _, err := r.entries(ctx, networkPrefix)
-	if err != nil {
-		return nil, fmt.Errorf("list networks: %w", err)
-	}
-	networks := make([]registration, len(entries))
-	for i, e := range entries {
-		networks[i] = decodeNetwork(e)
-	}
-	return networks, nil
+	return decoded(ctx, r, networkPrefix, "networks", decodeNetwork)
 }
 
 // decodeNetwork reads a network as it is stored. One without a name has its

@@ -147,7 +147,7 @@ const attempts = 1000
 func (r *Registry) unraced(what string, try func() error) error {
 	for range attempts {
 		err := try()
-		if !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+		if !isRace(err) {
 			return err
 		}
 	}
