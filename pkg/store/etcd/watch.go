@@ -4,20 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/overlay-cni/overlay-cni/pkg/store"
-)
-
-// Pauses between attempts to watch: longer from one to the next, and of random
-// length, so that the watchers of a cluster don't come back all at once.
-const (
-	firstPause = 50 * time.Millisecond
-	mostPause  = 5 * time.Second
 )
 
 // Watch implements store.Store. The client goes on by itself where a connection
@@ -27,35 +18,9 @@ func (s *Store) Watch(ctx context.Context, prefix string, after store.Revision, 
 	if err := store.ValidatePrefix(prefix); err != nil {
 		return err
 	}
-	pause := firstPause
-	for {
-		seen, err := s.watch(ctx, prefix, after, fn)
-		if err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("watch %s: %w", prefix, ctx.Err())
-		}
-		if seen > after {
-			after, pause = seen, firstPause
-		}
-		if err := wait(ctx, pause/2+rand.N(pause/2)); err != nil {
-			return fmt.Errorf("watch %s: %w", prefix, err)
-		}
-		pause = min(2*pause, mostPause)
-	}
-}
-
-// wait waits for a time.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return store.Resume(ctx, "watch "+prefix, after, func(ctx context.Context, after store.Revision) (store.Revision, error) {
+		return s.watch(ctx, prefix, after, fn)
+	})
 }
 
 // watch watches until it breaks, and returns the last revision that it has

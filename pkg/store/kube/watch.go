@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,13 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/overlay-cni/overlay-cni/pkg/store"
-)
-
-// Pauses between attempts to watch: longer from one to the next, and of random
-// length, so that the watchers of a cluster don't come back all at once.
-const (
-	firstPause = 50 * time.Millisecond
-	mostPause  = 5 * time.Second
 )
 
 // Watch implements store.Store. A connection that broke without a word is noticed
@@ -99,26 +91,13 @@ const anyVersion = "0"
 // follow follows changes after a resourceVersion. The error is take's, or one
 // that another attempt doesn't mend.
 func (s *Store) follow(ctx context.Context, f *following, after string) error {
-	pause := firstPause
-	for {
+	return store.Resume(ctx, f.what, after, func(ctx context.Context, after string) (string, error) {
 		seen, err := s.watch(ctx, f, after)
 		if f.anew && errors.Is(err, store.ErrCompacted) {
-			seen, err = anyVersion, nil
+			return anyVersion, nil
 		}
-		if err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", f.what, ctx.Err())
-		}
-		if seen != after {
-			after, pause = seen, firstPause
-		}
-		if err := wait(ctx, pause/2+rand.N(pause/2)); err != nil {
-			return fmt.Errorf("%s: %w", f.what, err)
-		}
-		pause = min(2*pause, mostPause)
-	}
+		return seen, err
+	})
 }
 
 // watch watches until it breaks, and returns the last resourceVersion that it has
